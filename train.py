@@ -1,0 +1,264 @@
+"""Train a classifier on your photos: ImageNet VGG features, a new head, an honest evaluation.
+
+python train.py                          # handwritten digits, built in
+python train.py --data photos/           # one folder per class, or train/ val/ test/ with a folder per class
+python train.py --data tfds:tf_flowers   # TensorFlow Datasets
+"""
+
+from __future__ import annotations
+
+from vgg_flax.config import TrainConfig, UserError, fail, parse
+
+if __name__ == "__main__":
+    CONFIG = parse(TrainConfig, __doc__)  # --help and typing mistakes are answered before JAX is imported
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+import weights_convert
+from vgg_flax import augment, batches, bundle, console, evaluate, model, params, report, runs, training
+from vgg_flax.checkpoint import Checkpoints
+from vgg_flax.data import SPLITS, open_dataset
+from vgg_flax.data.loader import load_pictures
+from vgg_flax.data.split import assign_splits
+from vgg_flax.features import Extractor, batch_size, extract_view
+from vgg_flax.preprocess import Preprocessing
+
+HIDDEN = {"linear": (), "mlp": (256,), "notebook": (4096, 4096)}
+
+
+def train(run: runs.Run, check: Callable[[], None]) -> None:
+    """One run from top to bottom. `check` raises runs.Stopped once Ctrl-C or SIGTERM has come."""
+    config, clock = run.config.resolved(), Clock()
+
+    # Data: files -> uint8 pictures -> splits.
+    with clock("data"):
+        dataset = open_dataset(config.data)
+        pictures = load_pictures(dataset, Preprocessing(config.size), strict=config.strict, check=check)
+        names = [dataset.names[i] for i in pictures.kept]
+        labels = dataset.labels[pictures.kept]
+        own_splits = dataset.own_splits[pictures.kept]
+        splits = assign_splits(labels, own_splits, pictures.contents, dataset.classes, config)
+        rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
+    console.show_data(dataset.classes, labels, splits, pictures.bad)
+
+    # Weights: ImageNet's convolutions.
+    with clock("weights"):
+        spec = make_spec(config, len(dataset.classes))
+        weights = load_weights(config, spec)
+        preprocessing = dataclasses.replace(weights.preprocessing, image_size=config.size)
+    run.write_config(pictures.digest, {"weights": weights.source, "random_weights": weights.random})
+    run.write_table(
+        "split.csv", ("file", "split", "label"), zip(names, splits, np.take(dataset.classes, labels), strict=True)
+    )
+    run.write_table("bad_files.csv", ("file", "reason"), pictures.bad)
+
+    # Features: each picture through the frozen backbone, clean, and in random views of the training pictures.
+    with clock("features"):
+        extractor = Extractor(spec, weights.backbone, preprocessing, config.engine)
+        extract = functools.partial(
+            extract_view, extractor, pictures, seed=config.seed, config=config.augment, check=check
+        )
+        clean = extract(np.arange(len(labels)), view=0)
+        stored = range(1, config.views) if config.cache == "features" else ()
+        views = [
+            (clean, rows["train"]),
+            *((extract(rows["train"], view=view), np.arange(len(rows["train"]))) for view in stored),
+        ]
+
+    # Head: what is trained, what stays, and where each epoch's batches come from.
+    head = model.init_head(spec, jax.random.key(config.seed))
+    if spec.head.standardize:
+        head["standardize"] = training.standardization(clean[rows["train"]])
+    network = {"backbone": weights.backbone, "head": head}
+    trainable, frozen = params.partition(network, training.TRAINABLE[config.unfreeze])
+    from_images = config.unfreeze != "none"
+    if not from_images:
+        frozen.pop("backbone")  # its features stand for it
+
+    def epoch_batches(epoch: int) -> Iterator[batches.Batches]:
+        plan = batches.plan_epoch(len(rows["train"]), config.batch_size, len(views), config.seed, epoch)
+        if config.cache == "features":
+            return batches.feature_batches(views, labels[rows["train"]], plan)
+        transform = functools.partial(augment.augment if from_images else extractor, config=config.augment)
+        view = epoch if config.views > 1 else 0
+        return batches.image_batches(
+            pictures.images, rows["train"], labels[rows["train"]], plan, transform, view=view, seed=config.seed
+        )
+
+    def logits(trained: params.Params, split: str) -> np.ndarray:
+        whole = params.combine(trained, frozen)
+        if not from_images:
+            return np.asarray(training.head_logits(spec, whole["head"], clean[rows[split]]))
+        chunks = np.split(rows[split], range(batch_size(config.size), len(rows[split]), batch_size(config.size)))
+        parts = [training.image_logits(spec, preprocessing, whole, pictures.images[chunk]) for chunk in chunks]
+        return np.concatenate(parts)
+
+    # Epochs, and the best of them.
+    with clock("training"):
+        step = functools.partial(training.train_steps, spec, preprocessing if from_images else None)
+        best, best_epoch, log = fit(
+            run, config, trainable, frozen, len(rows["train"]), step, epoch_batches,
+            lambda trained: (logits(trained, "val"), labels[rows["val"]]), check,
+        )  # fmt: skip
+
+    # Evaluation, on pictures that nothing above has looked at.
+    with clock("evaluation"):
+        scores = {split: logits(best, split) for split in ("val", "test")}
+        temperature = evaluate.fit_temperature(scores["val"], labels[rows["val"]])
+        results = {
+            split: evaluate.evaluate(scores[split], labels[rows[split]], dataset.classes, temperature)
+            for split in ("test", "val")
+        }
+        wrong = evaluate.mistakes(scores["test"], labels[rows["test"]], temperature)
+
+    # What the run leaves behind.
+    with clock("report"):
+        whole = params.combine(best, frozen, {} if from_images else {"backbone": weights.backbone})
+        record = {"data": config.data, "weights": weights.source, "random_weights": weights.random}
+        record |= {"best_epoch": best_epoch, "temperature": temperature}
+        trained = {**record, "settings": runs.settings(config), "test": results["test"], "val": results["val"]}
+        bundle.save(
+            bundle.Bundle(spec, whole, dataset.classes, preprocessing, temperature, trained), run.folder / "model"
+        )
+        report.draw_curves(log, best_epoch, run.folder / "curves.png")
+        matrix = results["test"]["confusion_matrix"]
+        report.draw_confusion(matrix, dataset.classes, run.folder / "confusion_matrix.png", normalize=False)
+        report.draw_confusion(matrix, dataset.classes, run.folder / "confusion_matrix_normalized.png", normalize=True)
+        sheet = [(rows["test"][i], dataset.classes[guess], probability) for i, guess, probability in wrong[:24]]
+        report.draw_mistakes(
+            [(pictures.images[i], names[i], dataset.classes[labels[i]], guess, p) for i, guess, p in sheet],
+            len(wrong), len(rows["test"]), run.folder / "mistakes.png",
+        )  # fmt: skip
+    run.write_report({**results, **record, "timings": clock.seconds})
+    console.show_results(results["test"], run.folder)
+
+
+def fit(
+    run: runs.Run,
+    config: TrainConfig,
+    trainable: params.Params,
+    frozen: params.Params,
+    count: int,
+    train_steps: Callable[..., Any],
+    epoch_batches: Callable[[int], Iterator[batches.Batches]],
+    validate: Callable[[params.Params], tuple[np.ndarray, np.ndarray]],
+    check: Callable[[], None],
+) -> tuple[params.Params, int, list[dict[str, float]]]:
+    """Train epoch by epoch, from the last checkpoint if there is one.
+
+    Returns:
+      Trained parameters of the best epoch, its number (from 1), and the log, a row an epoch.
+    """
+    steps_per_epoch = math.ceil(count / config.batch_size)
+    optimizer = training.make_optimizer(config, config.epochs * steps_per_epoch)
+    schedule = training.make_schedule(config.peak_lr, config.epochs * steps_per_epoch, config.warmup)
+    state = training.init_state(trainable, optimizer)
+    key = jax.random.key(config.seed)
+    with Checkpoints(run.folder / "checkpoints") as checkpoints, runs.EventLog(run.folder) as events:
+        done = checkpoints.latest or 0
+        log = run.read_log(done)
+        if done:
+            state = checkpoints.restore(done, state)
+            console.say(f"going on after epoch {done} of {config.epochs}")
+        for epoch in range(done, config.epochs):
+            start, totals = time.monotonic(), {"loss": 0.0, "correct": 0.0, "count": 0.0}
+            with console.bar(f"epoch {epoch + 1}", count, summary=False) as advance:
+                for some in epoch_batches(epoch):
+                    state, sums = train_steps(optimizer, state, frozen, some, key)
+                    totals = {name: totals[name] + float(sums[name]) for name in totals}
+                    advance(int(sums["count"]))
+                    check()
+            val_logits, val_labels = validate(state["params"])
+            seconds = time.monotonic() - start
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": totals["loss"] / totals["count"],
+                "train_accuracy": totals["correct"] / totals["count"],
+                "val_loss": evaluate.cross_entropy(val_logits, val_labels),
+                "val_accuracy": float((val_logits.argmax(-1) == val_labels).mean()),
+                "lr": float(np.asarray(schedule(int(state["step"]) - 1))),
+                "images_per_second": count / seconds,
+                "seconds": seconds,
+            }
+            if not math.isfinite(row["train_loss"]):
+                raise UserError(
+                    f"the loss is {row['train_loss']} in epoch {epoch + 1}: try an --lr below {config.peak_lr:g}. "
+                    f"The best checkpoint so far (epoch {checkpoints.best or 'none'}) is safe in {run.folder}."
+                )
+            log.append(row)
+            checkpoints.save(epoch + 1, state, row | {"val_count": len(val_labels)})
+            run.write_log(log)
+            events.write(row)
+            console.show_epoch(row, config.epochs, best=checkpoints.best == epoch + 1)
+            check()
+        if len(np.unique(validate(state["params"])[0].argmax(-1))) == 1:
+            console.warn("the model gives every validation picture the same label: try a lower --lr or more epochs.")
+        best_epoch = checkpoints.best
+        assert best_epoch is not None
+        return checkpoints.restore(best_epoch, state)["params"], best_epoch, log
+
+
+def make_spec(config: TrainConfig, classes: int) -> model.ModelSpec:
+    """The network that the settings describe."""
+    notebook = config.head == "notebook"
+    head = model.HeadSpec(
+        classes=classes,
+        features="flatten" if notebook else config.features,
+        hidden=HIDDEN[config.head],
+        dropout=config.dropout,
+        standardize=not notebook,
+    )
+    return model.ModelSpec(model.BACKBONES[config.model], head, config.size, config.precision)
+
+
+def load_weights(config: TrainConfig, spec: model.ModelSpec) -> weights_convert.Weights:
+    """The backbone that `--weights` names."""
+    if config.weights != "random":
+        try:
+            return weights_convert.load(config.weights, spec.backbone, say=console.say)
+        except weights_convert.WeightsUnavailable as error:
+            if config.data != "digits":
+                raise
+            console.warn(f"{error} Going on with RANDOM weights: the accuracy will say little about the real thing.")
+    backbone = jax.tree.map(np.asarray, model.init_backbone(spec, jax.random.key(config.seed)))
+    return weights_convert.Weights(backbone, None, Preprocessing(config.size), "random", random=True)
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - start, 3)
+
+
+def main(config: TrainConfig) -> None:
+    """Open the run, train, and turn what a person can mend into one line."""
+    interrupt = runs.Interrupt()
+    try:
+        with interrupt.listening(), runs.open_run(config) as run:
+            console.say(f"run: {run.folder}")
+            train(run, interrupt.check)
+    except runs.Stopped as stopped:
+        console.say(f"stopped by {stopped}, nothing is lost. Go on: python train.py --resume --name {run.folder.name}")
+        raise SystemExit(stopped.code) from None
+    except UserError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main(CONFIG)

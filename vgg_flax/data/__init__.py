@@ -1,0 +1,47 @@
+"""Labelled pictures, wherever they live, behind one type: a `Dataset` of encoded files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Pictures with labels, not yet decoded.
+
+    Attributes:
+      source: what the user typed.
+      classes: names, sorted; a label is an index into it.
+      names: one for each picture, for tables and reports: the path below the data folder, or a number.
+      labels: int32 `[n]`.
+      own_splits: for each picture the split that the data itself assigns, or "" where it leaves that to us.
+      read: index -> the encoded bytes of that picture. Raises BadImage. Called from several threads.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray
+    own_splits: np.ndarray
+    read: Callable[[int], bytes]
+
+
+def open_dataset(source: str) -> Dataset:
+    """`digits`, `tfds:NAME`, or a folder. Raises UserError when there is nothing to train on."""
+    if source == "digits":
+        from vgg_flax.data import digits
+
+        return digits.open_dataset()
+    if source.startswith("tfds:"):
+        from vgg_flax.data import tfds
+
+        return tfds.open_dataset(source.removeprefix("tfds:"))
+    from vgg_flax.data import folder
+
+    return folder.open_dataset(Path(source))

@@ -1,0 +1,175 @@
+"""The frozen backbone: run once per view of each picture, its outputs kept on disk.
+
+View 0 is the clean picture, every other view a random augmentation. A view is one file in the cache, named by a
+digest of all that determines it: pictures, preprocessing, weights, augmentation, engine. A pass that was cut off
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from filelock import FileLock
+
+from vgg_flax import augment, winograd
+from vgg_flax import params as param_tools
+from vgg_flax.config import AugmentConfig, UserError, cache_dir
+from vgg_flax.console import bar, say
+from vgg_flax.data.loader import Pictures, prefetch
+from vgg_flax.files import write_atomic
+from vgg_flax.model import POOLED_BLOCKS, ModelSpec, bind_backbone, gather_features
+from vgg_flax.preprocess import Preprocessing, normalize
+
+NO_CHANGE = AugmentConfig()  # without keys its values are not looked at
+
+
+class Extractor:
+    """The backbone as a compiled function from pictures to what the head reads.
+
+    Attributes:
+      engine: `winograd` or `xla`, as chosen.
+      digest: of all that determines the features of a clean picture, except the picture.
+    """
+
+    def __init__(self, spec: ModelSpec, backbone: param_tools.Params, preprocessing: Preprocessing, engine: str):
+        self.spec, self.preprocessing = spec, preprocessing
+        self.engine = choose_engine(engine, spec)
+        self._params = winograd.pack(backbone) if self.engine == "winograd" else jax.device_put(backbone)
+        self.digest = _digest(
+            [dataclasses.asdict(spec.backbone), spec.head.features, spec.precision, dataclasses.asdict(preprocessing)],
+            [param_tools.digest(backbone), self.engine, jax.default_backend()],
+        )
+
+    def __call__(
+        self, images: np.ndarray, keys: jax.Array | None = None, config: AugmentConfig = NO_CHANGE
+    ) -> jax.Array:
+        """uint8 RGB `[batch, size, size, 3]` -> float32 `[batch, head_inputs]`; with keys, of a random view."""
+        return _extract(self.spec, self.engine, self.preprocessing, config, self._params, images, keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _extract(
+    spec: ModelSpec,
+    engine: str,
+    preprocessing: Preprocessing,
+    config: AugmentConfig,
+    params: Any,
+    images: jax.Array,
+    keys: jax.Array | None,
+) -> jax.Array:
+    inputs = normalize(augment.augment(images, keys, config), preprocessing)
+    if engine == "winograd":
+        wanted = tuple(f"block{i}" for i in POOLED_BLOCKS.get(spec.head.features, (5,)))
+        blocks = winograd.features(params, inputs, wanted)
+    else:
+        blocks = bind_backbone(spec, params)(inputs)
+    return gather_features(blocks, spec.head.features)
+
+
+def choose_engine(asked: str, spec: ModelSpec) -> str:
+    """`winograd` where it runs, else `xla`, with a line that says why not. Raises UserError if it was insisted on."""
+    if asked == "xla":
+        return "xla"
+    reason = None
+    if jax.default_backend() != "cpu":
+        reason = f"this machine has a {jax.default_backend().upper()}"
+    elif spec.precision != "float32":
+        reason = f"--precision is {spec.precision}"
+    else:
+        try:
+            winograd.load(say=say)
+            return "winograd"
+        except winograd.Unavailable as error:
+            reason = str(error)
+    if asked == "winograd":
+        raise UserError(f"--engine winograd can't be had: {reason}.")
+    if jax.default_backend() == "cpu":
+        say(f"engine: XLA's own convolutions ({reason})")
+    return "xla"
+
+
+def batch_size(image_size: int) -> int:
+    """Pictures per call of the backbone: some 16 of 224 pixels keep a CPU busy, a GPU wants hundreds."""
+    base = 16 if jax.default_backend() == "cpu" else 256
+    return int(np.clip(base * 224**2 // image_size**2, 1, 1024))
+
+
+def extract_view(
+    extractor: Extractor,
+    pictures: Pictures,
+    indices: np.ndarray,
+    *,
+    view: int,
+    seed: int,
+    config: AugmentConfig,
+    check: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Features of one view of `pictures.images[indices]`, from the cache or computed now.
+
+    Args:
+      indices: `[m]`; a random view is drawn by the position in it.
+      view: 0 for the clean pictures.
+      check: called between batches; may raise to stop. What is done stays done.
+
+    Returns:
+      float32 `[m, head_inputs]`, memory-mapped, read-only.
+    """
+    random = [] if view == 0 else [view, seed, dataclasses.asdict(config), jax.__version__]
+    key = _digest([extractor.digest, pictures.digest, hashlib.sha256(indices.tobytes()).hexdigest()], random)
+    folder = cache_dir() / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key[:32]}.npy"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _compute_view(extractor, pictures.images, indices, path, view=view, seed=seed, config=config, check=check)
+    return np.load(path, mmap_mode="r")
+
+
+def _compute_view(
+    extractor: Extractor,
+    images: np.ndarray,
+    indices: np.ndarray,
+    path: Path,
+    *,
+    view: int,
+    seed: int,
+    config: AugmentConfig,
+    check: Callable[[], None],
+) -> None:
+    part, progress = path.with_suffix(".part"), path.with_suffix(".json")
+    shape = (len(indices), extractor.spec.head_inputs)
+    done = json.loads(progress.read_text())["done"] if progress.exists() and part.exists() else 0
+    rows = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, shape)
+    size = batch_size(extractor.preprocessing.image_size)
+    starts = range(done, len(indices), size)
+
+    def load(k: int) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.arange(starts[k], min(starts[k] + size, len(indices)))
+        positions = np.resize(positions, size)  # one shape compiles; the surplus is thrown away
+        return positions, images[indices[positions]]
+
+    title = "features of the clean pictures" if view == 0 else f"features of random view {view}"
+    with bar(title, len(indices), done) as advance:
+        for start, (positions, batch) in zip(starts, prefetch(load, len(starts), ahead=2), strict=True):
+            keys = augment.view_keys(seed, view, jnp.asarray(positions)) if view else None
+            count = min(size, len(indices) - start)
+            rows[start : start + count] = extractor(batch, keys, config)[:count]
+            rows.flush()
+            write_atomic(progress, json.dumps({"done": start + count}))
+            advance(count)
+            check()
+    part.rename(path)
+    progress.unlink(missing_ok=True)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

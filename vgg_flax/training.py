@@ -1,0 +1,128 @@
+"""Training the head, and on request the backbone: a jitted scan over prepared batches.
+
+The state is a plain dict, {"params": what is trained, "opt_state": optax's, "step": int}, so that a checkpoint is
+nothing but arrays. What is frozen is an argument beside it and has no gradient at all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vgg_flax.batches import Batches
+from vgg_flax.config import TrainConfig
+from vgg_flax.model import ModelSpec, bind, bind_head
+from vgg_flax.params import Params, combine, flatten, unflatten
+from vgg_flax.preprocess import Preprocessing, normalize
+
+State = dict[str, Any]
+BACKBONE_LR = 0.1  # of the head's learning rate
+TRAINABLE = {
+    "none": r"head/(?!standardize)",
+    "block5": r"head/(?!standardize)|backbone/block5",
+    "all": r"head/(?!standardize)|backbone/",
+}
+
+
+def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine decay to zero; kernels alone decay; the backbone learns at a tenth."""
+
+    def adamw(scale: float) -> optax.GradientTransformation:
+        schedule = make_schedule(config.peak_lr * scale, steps, config.warmup)
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel)
+
+    transforms: dict[Hashable, optax.GradientTransformation] = {"head": adamw(1.0), "backbone": adamw(BACKBONE_LR)}
+    return optax.partition(transforms, lambda params: {part: part for part in params})
+
+
+def make_schedule(peak: float, steps: int, warmup: float) -> optax.Schedule:
+    """Learning rate at a step: from peak/100 up to `peak` in the first `warmup` share, then a cosine down to 0."""
+    rise = min(max(1, round(steps * warmup)), steps - 1) if warmup else 0
+    return optax.warmup_cosine_decay_schedule(peak / 100 if rise else peak, peak, rise, max(steps, rise + 1))
+
+
+def _is_kernel(params: Params) -> Params:
+    return unflatten({path: path.endswith("kernel") for path in flatten(params)})
+
+
+def init_state(trainable: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return {"params": trainable, "opt_state": optimizer.init(trainable), "step": jnp.zeros((), jnp.int32)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnames="state")
+def train_steps(
+    spec: ModelSpec,
+    preprocessing: Preprocessing | None,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    frozen: Params,
+    batches: Batches,
+    key: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Optimiser steps over the leading axis of `batches`.
+
+    Args:
+      preprocessing: None when the inputs are features; given, they are images.
+      frozen: parameters without a gradient; together with state["params"] they are all that the inputs need.
+      key: for dropout, folded with the step number.
+
+    Returns:
+      The new state, and sums over the pictures seen: `loss`, `correct`, `count`.
+    """
+
+    def loss_fn(trainable: Params, batch: Batches, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params = combine(trainable, frozen)
+        dropout_key = jax.random.fold_in(key, step)
+        if preprocessing is None:
+            logits = bind_head(spec, params["head"])(batch.inputs, dropout_key)
+        else:
+            model = bind(spec, params)
+            logits = model.classify(model.features(normalize(batch.inputs, preprocessing)), dropout_key)
+        sums = score(logits, batch.labels, batch.weights)
+        return sums["loss"] / sums["count"], sums
+
+    def one_step(state: State, batch: Batches) -> tuple[State, dict[str, jax.Array]]:
+        grads, sums = jax.grad(loss_fn, has_aux=True)(state["params"], batch, state["step"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, sums
+
+    state, sums = jax.lax.scan(one_step, state, batches)
+    return state, jax.tree.map(jnp.sum, sums)
+
+
+def score(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
+    """Sums over a batch, never means of means. logits `[batch, classes]`, labels and weights `[batch]`."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+    return {"loss": (losses * weights).sum(), "correct": (correct * weights).sum(), "count": weights.sum()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def image_logits(spec: ModelSpec, preprocessing: Preprocessing, params: Params, images: jax.Array) -> jax.Array:
+    """RGB `[n, size, size, 3]` in 0..255 -> logits `[n, classes]` with nothing dropped."""
+    network = bind(spec, params)
+    return network.classify(network.features(normalize(images, preprocessing)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def head_logits(spec: ModelSpec, head: Params, features: jax.Array) -> jax.Array:
+    """Features `[n, head_inputs]` -> logits `[n, classes]` with nothing dropped."""
+    return bind_head(spec, head)(features)
+
+
+def standardization(features: np.ndarray) -> Params:
+    """Mean and standard deviation of each feature over the training pictures: `[n, features]` -> `[features]` each.
+
+    Features that hardly ever fire have a tiny deviation and would shout when they do: a floor keeps them quiet.
+    """
+    mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    floor = 0.01 * std.mean() if std.any() else 1.0
+    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(np.maximum(std, floor), jnp.float32)}
