@@ -82,7 +82,7 @@ def load(path: str | Path) -> Bundle:
         params = param_tools.merge_strict(abstract_params(spec), param_tools.unflatten(flat))
         classes = tuple(record["classes"])
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder} holds no usable model: {error!r}.") from None
+        raise UserError(f"{folder} holds no usable model: {type(error).__name__}: {error}.") from None
     if len(classes) != head.classes:
         raise UserError(f"{folder / RECORD} names {len(classes)} classes, expected {head.classes}.")
     return Bundle(spec, params, classes, preprocessing, float(record["temperature"]), record["training"])

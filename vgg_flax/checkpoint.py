@@ -40,7 +40,7 @@ class Checkpoints:
     def save(self, epochs: int, state: dict[str, Any], metrics: Metrics) -> None:
         """Keep the state after `epochs` epochs; `metrics` holds val_accuracy, val_loss and val_count."""
         if not self._checkpointer.save(epochs, state, metrics=dict(metrics)):
-            raise RuntimeError(f"checkpoint {epochs} was not written: one of the same or a later epoch exists.")
+            raise RuntimeError(f"checkpoint {epochs} was not written: one of a later epoch already exists.")
 
     @property
     def latest(self) -> int | None:

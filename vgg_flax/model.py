@@ -157,18 +157,16 @@ class VGG(nnx.Module):
         return self.head(features, dropout_key)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_backbone(spec: ModelSpec, key: jax.Array) -> Params:
     """Random convolutions, as Keras draws them: Glorot uniform kernels, zero biases."""
-    return _init(lambda: Backbone(spec.backbone, jnp.dtype(spec.precision), nnx.Rngs(key)))
+    return nnx.to_pure_dict(nnx.state(Backbone(spec.backbone, jnp.dtype(spec.precision), nnx.Rngs(key))))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_head(spec: ModelSpec, key: jax.Array) -> Params:
-    """Random dense layers, drawn likewise."""
-    return _init(lambda: Head(spec.head, spec.head_inputs, nnx.Rngs(key)))
-
-
-def _init(build: Callable[[], nnx.Module]) -> Params:
-    return jax.jit(lambda: nnx.to_pure_dict(nnx.state(build())))()
+    """Random dense layers, drawn likewise, except the last one, which is zero."""
+    return nnx.to_pure_dict(nnx.state(Head(spec.head, spec.head_inputs, nnx.Rngs(key))))
 
 
 @functools.cache

@@ -7,15 +7,11 @@ normalised float input. What was done is written down in a `Preprocessing` recor
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-# A JPEG of one kilobyte can claim a gigapixel. OpenCV reads this limit once, when it is imported.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
 import cv2
+import numpy as np
 
 KERAS_MEAN = (123.68, 116.779, 103.939)  # RGB, of the ImageNet weights that Keras distributes
 

@@ -150,7 +150,7 @@ def prefetch(fetch: Callable[[int], T], count: int, ahead: int = 32) -> Iterator
     """fetch(0), fetch(1), ... in order, computed ahead by threads."""
     import grain
 
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
+    options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
     dataset: Any = grain.MapDataset.range(count).map(lambda i: fetch(int(i))).to_iter_dataset(options)
     iterator = iter(dataset)
     try:

@@ -1,0 +1,61 @@
+"""Small pictures and small networks that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec
+from vgg_flax.preprocess import Preprocessing
+
+SMALL = BackboneSpec("vgg16", ((4,) * 2, (4,) * 2, (8,) * 3, (8,) * 3, (8,) * 3))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder for this test alone."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("VGG_FLAX_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def small_spec() -> ModelSpec:
+    """VGG16's shape with few channels, for 32-pixel pictures of three classes."""
+    return ModelSpec(SMALL, HeadSpec(3), 32)
+
+
+@pytest.fixture
+def preprocessing() -> Preprocessing:
+    return Preprocessing(32)
+
+
+def write_photos(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
+    """A folder of noisy one-colour pictures: the first class reddish, the second greenish, the third bluish."""
+    rng = np.random.default_rng(seed)
+    for label, (name, count) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture = rng.integers(0, 90, (40, 48, 3), dtype=np.uint8)
+            picture[..., 2 - label % 3] += 150
+            cv2.imwrite(str(folder / name / f"{i:03}.png"), picture)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """30 pictures in three classes, easily told apart by colour."""
+    return write_photos(tmp_path / "photos", {"blue": 10, "green": 10, "red": 10})
+
+
+@pytest.fixture
+def masks() -> Path:
+    """The real photos named by VGG_FLAX_TEST_DATA."""
+    folder = Path(os.environ.get("VGG_FLAX_TEST_DATA", "")) / "masks"
+    if not folder.is_dir():
+        pytest.skip("VGG_FLAX_TEST_DATA names no folder with the real photos")
+    return folder

@@ -1,0 +1,70 @@
+"""The command line: what is accepted, and one clear line for what is not."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vgg_flax.config import AugmentConfig, TrainConfig, UserError, parse
+
+MISTAKES = {
+    "--wieghts x": "Did you mean --weights?",
+    "--lr banana": "--lr: expected FLOAT, found 'banana'",
+    "--lr -1": "--lr is -1.0, expected a positive number",
+    "--lr nan": "--lr is nan",
+    "--epochs 0": "--epochs is 0, expected at least 1",
+    "--model vgg11": "invalid choice 'vgg11'",
+    "--image-size 16": "--image-size is 16, expected 32 to 1024",
+    "--val-split 0.6 --test-split 0.5": "expected less than 1",
+    "--name ../elsewhere": "expected a plain folder name",
+    "--rotation 400": "--rotation is 400.0, expected 0 to 180",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES.items())
+def test_mistake_is_one_line_and_exit_code_2(line, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(TrainConfig, args=line.split())
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+def test_short_names_people_know():
+    config = parse(TrainConfig, args=["-b", "7", "--imgsz", "96", "--strict", "--flip", "False", "--resume"])
+    assert (config.batch_size, config.image_size, config.strict, config.augment.flip) == (7, 96, True, False)
+    assert config.resume
+
+
+def test_unset_values_depend_on_the_data_and_the_head():
+    digits = TrainConfig().resolved()
+    photos = TrainConfig(data="photos", head="notebook").resolved()
+    assert (digits.image_size, digits.augment.flip) == (64, False)  # a mirrored 3 is no digit
+    assert (photos.image_size, photos.augment.flip) == (224, True)
+    assert digits.lr is not None and photos.lr is not None and photos.lr < digits.lr
+    assert TrainConfig(image_size=96, lr=0.5, augment=AugmentConfig(flip=True)).resolved().image_size == 96
+
+
+def test_unfreezing_trains_from_images():
+    assert TrainConfig(unfreeze="block5").cache == "none"
+
+
+def test_settings_are_checked_in_python_too():
+    with pytest.raises(UserError, match="--views is 0"):
+        TrainConfig(views=0)
+
+
+@pytest.mark.parametrize("script", ["train.py", "webcam.py"])
+def test_help_is_answered_without_loading_jax(script):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{script!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "print([name for name in ('jax', 'flax', 'cv2', 'matplotlib', 'h5py', 'orbax') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage" in answer.stdout
+    assert answer.stdout.rstrip().endswith("[]")

@@ -1,0 +1,99 @@
+"""Stored features: the same as computing them again, whatever happens in between."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from vgg_flax import augment, model
+from vgg_flax.config import AugmentConfig
+from vgg_flax.data.loader import Pictures
+from vgg_flax.features import Extractor, choose_engine, extract_view
+
+CONFIG = AugmentConfig(flip=True)
+
+
+@pytest.fixture
+def extractor(small_spec, preprocessing):
+    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(0)))
+    return Extractor(small_spec, backbone, preprocessing, "xla")
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    monkeypatch.setattr("vgg_flax.features.batch_size", lambda size: 4)
+    images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    return Pictures(images, np.arange(11), np.array([f"{i}" for i in range(11)]), (), "digest")
+
+
+def extract(extractor, pictures, view, **changes):
+    given = dict(indices=np.array([9, 1, 4, 7, 3, 0]), seed=0, config=CONFIG) | changes
+    return extract_view(extractor, pictures, view=view, **given)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_stored_features_equal_fresh_ones(extractor, pictures, cache, view):
+    stored = extract(extractor, pictures, view)
+    keys = augment.view_keys(0, view, np.arange(6)) if view else None
+    fresh = extractor(pictures.images[[9, 1, 4, 7, 3, 0]], keys, CONFIG)
+    np.testing.assert_allclose(stored, fresh, rtol=1e-5, atol=1e-5)
+
+
+def test_second_pass_reads_the_file(extractor, pictures, cache, monkeypatch):
+    first = np.array(extract(extractor, pictures, 1))
+    monkeypatch.setattr(Extractor, "__call__", lambda *args: pytest.fail("computed again"))
+    np.testing.assert_array_equal(extract(extractor, pictures, 1), first)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_an_interrupted_pass_goes_on_where_it_stopped(extractor, pictures, cache, tmp_path, monkeypatch, view):
+    whole = np.array(extract(extractor, pictures, view, indices=np.arange(11)))
+    monkeypatch.setenv("VGG_FLAX_CACHE", str(tmp_path / "other"))
+    calls = []
+
+    def stop_after_the_second_batch():
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(extractor, pictures, view, indices=np.arange(11), check=stop_after_the_second_batch)
+    again = []
+    rest = extract(extractor, pictures, view, indices=np.arange(11), check=lambda: again.append(None))
+    assert len(again) == 1  # of three batches, only the last was left
+    np.testing.assert_array_equal(rest, whole)
+
+
+def test_everything_that_matters_changes_the_file(extractor, pictures, cache, small_spec, preprocessing):
+    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(9)))
+    other_weights = Extractor(small_spec, backbone, preprocessing, "xla")
+    other_mean = dataclasses.replace(preprocessing, mean=(0.0, 0.0, 0.0))
+    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(0)))
+    other_preprocessing = Extractor(small_spec, backbone, other_mean, "xla")
+    extract(extractor, pictures, 1)
+    variants = [
+        lambda: extract(extractor, pictures, 0),
+        lambda: extract(extractor, pictures, 2),
+        lambda: extract(extractor, pictures, 1, seed=1),
+        lambda: extract(extractor, pictures, 1, config=AugmentConfig(flip=True, rotation=3)),
+        lambda: extract(extractor, pictures, 1, indices=np.array([1, 2])),
+        lambda: extract(extractor, dataclasses.replace(pictures, digest="other"), 1),
+        lambda: extract(other_weights, pictures, 1),
+        lambda: extract(other_preprocessing, pictures, 1),
+    ]
+    for count, variant in enumerate(variants, 2):
+        variant()
+        assert len(list((cache / "features").glob("*.npy"))) == count
+
+
+def test_clean_features_do_not_depend_on_augmentation_or_seed(extractor, pictures, cache):
+    extract(extractor, pictures, 0)
+    extract(extractor, pictures, 0, seed=5, config=AugmentConfig(rotation=1))
+    assert len(list((cache / "features").glob("*.npy"))) == 1
+
+
+def test_low_precision_and_choice_both_lead_to_xla(small_spec, capsys):
+    assert choose_engine("xla", small_spec) == "xla"
+    assert choose_engine("auto", dataclasses.replace(small_spec, precision="bfloat16")) == "xla"
+    assert "XLA's own convolutions (--precision is bfloat16)" in capsys.readouterr().out

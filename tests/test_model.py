@@ -1,0 +1,112 @@
+"""VGG against Keras's own, stage by stage, with the same random weights."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+from vgg_flax import model, params
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+def relative_error(ours, theirs):
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.fixture(scope="module")
+def keras():
+    import keras
+
+    return keras
+
+
+def copy_from_keras(keras_model):
+    """Keras's weights under our names; biases become random too, since Keras starts them at zero."""
+    rng = np.random.default_rng(0)
+    flat = {}
+    for layer in keras_model.layers:
+        if not layer.get_weights():
+            continue
+        kernel, bias = layer.get_weights()
+        bias = rng.normal(size=bias.shape, scale=0.1).astype(np.float32)
+        layer.set_weights([kernel, bias])
+        part = "backbone" if layer.name.startswith("block") else "head"
+        flat[f"{part}/{layer.name}/kernel"], flat[f"{part}/{layer.name}/bias"] = kernel, bias
+    return params.unflatten(flat)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+def test_every_block_agrees_with_keras(keras, name):
+    theirs = getattr(keras.applications, name.upper())(weights=None, include_top=False, input_shape=(64, 96, 3))
+    ours = copy_from_keras(theirs)
+    images = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype(np.float32)
+    stages = keras.Model(theirs.input, [theirs.get_layer(f"block{i}_pool").output for i in range(1, 6)])
+    spec = model.ModelSpec(model.BACKBONES[name], model.HeadSpec(2), 64)
+    blocks = jax.jit(lambda p, x: model.bind_backbone(spec, p)(x))(ours["backbone"], images)
+    for i, expected in enumerate(stages(images), 1):
+        assert relative_error(blocks[f"block{i}"], expected) <= 1e-5, f"block{i}"
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+def test_logits_of_the_1000_class_top_agree_with_keras(keras, name):
+    theirs = getattr(keras.applications, name.upper())(weights=None, classifier_activation=None)
+    ours = copy_from_keras(theirs)
+    images = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    spec = model.ModelSpec(model.BACKBONES[name], model.imagenet_head(), 224)
+
+    @jax.jit
+    def logits(p, x):
+        network = model.bind(spec, p)
+        return network.classify(network.features(x))
+
+    assert relative_error(logits(params.merge_strict(model.abstract_params(spec), ours), images), theirs(images)) <= 1e-5
+
+
+@pytest.mark.parametrize(("spec", "whole", "backbone"), [
+    (model.VGG16, 138_357_544, 14_714_688),
+    (model.VGG19, 143_667_240, 20_024_384),
+])  # fmt: skip
+def test_parameter_counts_of_the_paper(spec, whole, backbone):
+    shapes = model.abstract_params(model.ModelSpec(spec, model.imagenet_head(), 224))
+    assert (params.count(shapes), params.count(shapes["backbone"])) == (whole, backbone)
+
+
+def test_pooled_heads_take_any_size_from_32_up(small_spec):
+    backbone = model.init_backbone(small_spec, jax.random.key(0))
+    for height, width in ((32, 32), (33, 47), (64, 40)):
+        blocks = model.bind_backbone(small_spec, backbone)(jnp.ones((1, height, width, 3)))
+        assert blocks["block5"].shape == (1, height // 32, width // 32, 8)
+        assert model.gather_features(blocks, "all").shape == (1, small_spec.head_inputs)
+
+
+def test_bfloat16_computes_low_and_answers_in_float32(small_spec):
+    low = dataclasses.replace(small_spec, precision="bfloat16")
+    backbone = model.init_backbone(low, jax.random.key(0))
+    head = model.init_head(low, jax.random.key(1))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((backbone, head)))
+    images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
+    blocks = model.bind_backbone(low, backbone)(images)
+    exact = model.bind_backbone(small_spec, backbone)(images)
+    assert blocks["block5"].dtype == jnp.bfloat16
+    assert 1e-5 < relative_error(blocks["block1"], exact["block1"]) < 3e-2
+    features = model.gather_features(blocks, "all")
+    assert features.dtype == jnp.float32
+    assert model.bind_head(low, head)(features).dtype == jnp.float32
+
+
+def test_dropout_needs_a_key_and_changes_with_it(small_spec):
+    spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, hidden=(64,), dropout=0.5))
+    head = model.init_head(spec, jax.random.key(0))
+    head["predictions"]["kernel"] = jax.random.normal(jax.random.key(1), (64, 3))
+    features = jax.random.normal(jax.random.key(2), (4, spec.head_inputs))
+    run = model.bind_head(spec, head)
+    assert (run(features) == run(features)).all()
+    assert not (run(features, jax.random.key(3)) == run(features, jax.random.key(4))).all()
+    assert not (run(features, jax.random.key(3)) == run(features)).all()

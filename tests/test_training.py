@@ -1,0 +1,219 @@
+"""The head's training: what changes, what must not, and that every picture counts once."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vgg_flax import model, params, training
+from vgg_flax.batches import Batches, feature_batches, image_batches, plan_epoch
+from vgg_flax.config import TrainConfig
+from vgg_flax.preprocess import normalize
+
+CONFIG = TrainConfig(lr=1e-2, epochs=2)
+
+
+def network(spec):
+    """Fresh copies: a training step takes the arrays it is given for its own."""
+    backbone, head = model.init_backbone(spec, jax.random.key(0)), model.init_head(spec, jax.random.key(1))
+    return jax.tree.map(jnp.copy, {"backbone": backbone, "head": head})
+
+
+def feature_data(spec, steps=3, batch=8):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (steps, batch)).astype(np.int32)
+    inputs = rng.normal(size=(steps, batch, spec.head_inputs)).astype(np.float32) + labels[..., None]
+    return Batches(inputs, labels, np.ones((steps, batch), np.float32))
+
+
+def run(spec, unfreeze, data, preprocessing=None):
+    trainable, frozen = params.partition(network(spec), training.TRAINABLE[unfreeze])
+    optimizer = training.make_optimizer(CONFIG, 10)
+    state = training.init_state(trainable, optimizer)
+    return training.train_steps(spec, preprocessing, optimizer, state, frozen, data, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("unfreeze", "moves"), [
+    ("none", r"head/predictions"),
+    ("block5", r"head/predictions|backbone/block5"),
+    ("all", r"head/predictions|backbone"),
+])  # fmt: skip
+def test_frozen_parameters_stay_bit_identical(small_spec, preprocessing, unfreeze, moves):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 8, 32, 32, 3)).astype(np.float32)
+    data = Batches(images, rng.integers(0, 3, (2, 8)).astype(np.int32), np.ones((2, 8), np.float32))
+    before = params.flatten(network(small_spec))
+    # Biases of ReLU units that are dead on these pictures have no gradient; kernels decay and so always move.
+    state, _ = run(small_spec, unfreeze, data, preprocessing)
+    after = params.flatten(state["params"])
+    expected, _ = params.partition(network(small_spec), moves)
+    assert after.keys() == params.flatten(expected).keys()
+    assert all((after[path] != before[path]).any() for path in after if path.endswith("kernel"))
+
+
+def test_only_the_trained_part_is_differentiated(small_spec, preprocessing):
+    images = jnp.ones((1, 2, 32, 32, 3))
+    data = Batches(images, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2)))
+    counts = {}
+    for unfreeze in ("none", "block5", "all"):
+        trainable, frozen = params.partition(network(small_spec), training.TRAINABLE[unfreeze])
+        optimizer = training.make_optimizer(CONFIG, 10)
+        state = training.init_state(trainable, optimizer)
+        lowered = training.train_steps.lower(
+            small_spec, preprocessing, optimizer, state, frozen, data, jax.random.key(0)
+        )
+        counts[unfreeze] = lowered.as_text().count("stablehlo.convolution")
+    # 13 forward; a backward pass adds a filter gradient per trained layer and an input gradient between them.
+    assert counts == {"none": 13, "block5": 18, "all": 38}
+
+
+def test_padding_counts_nowhere(small_spec):
+    data = feature_data(small_spec, steps=1)
+    padded = Batches(
+        np.concatenate([data.inputs, np.full_like(data.inputs, 50)], axis=1),
+        np.concatenate([data.labels, np.zeros_like(data.labels)], axis=1),
+        np.concatenate([data.weights, np.zeros_like(data.weights)], axis=1),
+    )
+    (one, sums), (two, padded_sums) = run(small_spec, "none", data), run(small_spec, "none", padded)
+    assert float(sums["count"]) == float(padded_sums["count"]) == 8
+    for a, b in zip(jax.tree.leaves(one["params"]), jax.tree.leaves(two["params"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_scan_over_steps_equals_the_steps_one_by_one(small_spec):
+    data = feature_data(small_spec)
+    trainable, frozen = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
+    optimizer = training.make_optimizer(CONFIG, 10)
+    key = jax.random.key(0)
+    together, _ = training.train_steps(
+        small_spec, None, optimizer, training.init_state(trainable, optimizer), frozen, data, key
+    )
+    trainable, _ = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
+    state = training.init_state(trainable, optimizer)
+    for i in range(3):
+        state, _ = training.train_steps(
+            small_spec, None, optimizer, state, frozen, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], data), key
+        )
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weight_decay_touches_kernels_only(small_spec):
+    trainable, _ = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
+    trainable["head"]["predictions"]["kernel"] += 1.0
+    trainable["head"]["predictions"]["bias"] += 1.0
+    optimizer = training.make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.5, warmup=0.0), 10)
+    zeros = jax.tree.map(jnp.zeros_like, trainable)
+    updates, _ = optimizer.update(zeros, optimizer.init(trainable), trainable)
+    assert (updates["head"]["predictions"]["kernel"] < 0).all()
+    assert (updates["head"]["predictions"]["bias"] == 0).all()
+
+
+def test_backbone_learns_at_a_tenth_of_the_head(small_spec):
+    trainable, _ = params.partition(network(small_spec), training.TRAINABLE["block5"])
+    optimizer = training.make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.0, warmup=0.0), 10)
+    ones = jax.tree.map(jnp.ones_like, trainable)
+    updates, _ = optimizer.update(ones, optimizer.init(trainable), trainable)
+    flat = params.flatten(updates)
+    ratio = flat["backbone/block5_conv1/bias"][0] / flat["head/predictions/bias"][0]
+    assert float(ratio) == pytest.approx(0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.1), (2, 0.5), (100, 0.1), (100, 0.0)])
+def test_schedule_rises_to_its_peak_and_ends_near_zero(steps, warmup):
+    schedule = training.make_schedule(1.0, steps, warmup)
+    rates = np.array([float(schedule(i)) for i in range(steps + 1)])
+    assert np.isfinite(rates).all()
+    assert rates[-1] < 0.05
+    if steps == 100:
+        assert rates.argmax() == (10 if warmup else 0) and rates.max() == pytest.approx(1.0)
+
+
+def test_score_is_a_sum_under_weights():
+    logits = jnp.array([[2.0, 0.0], [0.0, 2.0], [5.0, -5.0]])
+    labels, weights = jnp.array([0, 0, 1]), jnp.array([1.0, 1.0, 0.0])
+    sums = training.score(logits, labels, weights)
+    expected = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
+    assert float(sums["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert (float(sums["correct"]), float(sums["count"])) == (1, 2)
+
+
+def test_standardization_survives_dead_and_rare_features():
+    features = np.zeros((100, 3), np.float32)
+    features[:, 0] = np.random.default_rng(0).normal(5, 2, 100)
+    features[0, 1] = 1e-6
+    constants = training.standardization(features)
+    assert np.isfinite(constants["std"]).all() and float(constants["std"].min()) > 1e-3
+    assert float(constants["mean"][0]) == pytest.approx(features[:, 0].mean(), rel=1e-5)
+    assert (training.standardization(np.zeros((4, 2), np.float32))["std"] == 1).all()
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 4), (8, 4), (10, 4), (3, 64)])
+def test_an_epoch_shows_every_picture_once(count, batch):
+    plan = plan_epoch(count, batch, views=3, seed=5, epoch=2)
+    assert plan.indices.shape == plan.views.shape == plan.weights.shape == (-(-count // batch), batch)
+    assert sorted(plan.indices[plan.weights == 1]) == list(range(count))
+    assert set(np.unique(plan.views)) <= {0, 1, 2}
+
+
+def test_epochs_differ_and_repeat_with_the_seed():
+    plans = [plan_epoch(50, 8, 2, seed, epoch).indices for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert (plans[0] == plans[3]).all()
+    assert (plans[0] != plans[1]).any() and (plans[0] != plans[2]).any()
+
+
+def test_feature_batches_pick_the_view_that_the_plan_says():
+    rng = np.random.default_rng(0)
+    clean, random = rng.normal(size=(9, 4)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32)
+    rows = np.array([8, 2, 4, 6, 0])  # the training pictures among all nine
+    plan = plan_epoch(5, 2, views=2, seed=0, epoch=0)
+    labels = np.arange(5, dtype=np.int32)
+    chunks = list(feature_batches([(clean, rows), (random, np.arange(5))], labels, plan, chunk_bytes=2 * 4 * 4))
+    assert len(chunks) == 3  # a chunk for every step, so small is the limit
+    for k, chunk in enumerate(chunks):
+        for j in range(2):
+            index = plan.indices[k, j]
+            expected = random[index] if plan.views[k, j] else clean[rows[index]]
+            np.testing.assert_array_equal(chunk.inputs[0, j], expected)
+            assert chunk.labels[0, j] == labels[index]
+
+
+def test_training_from_features_equals_training_from_pictures(small_spec, preprocessing):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8), rng.integers(0, 3, 12).astype(np.int32)
+    whole = network(small_spec)
+    backbone = model.bind_backbone(small_spec, whole["backbone"])
+    features = np.asarray(model.gather_features(backbone(normalize(images, preprocessing)), "all"))
+    plan = plan_epoch(12, 5, views=1, seed=0, epoch=0)
+    rows = np.arange(12)
+    optimizer = training.make_optimizer(CONFIG, 10)
+    finals = []
+    for source in ("features", "pictures"):
+        trainable, frozen = params.partition(network(small_spec), training.TRAINABLE["none"])
+        state = training.init_state(trainable, optimizer)
+        if source == "features":
+            epoch, record = feature_batches([(features, rows)], labels, plan), None
+        else:
+            epoch = image_batches(images, rows, labels, plan, lambda batch, keys: batch, view=0, seed=0)
+            record = preprocessing
+        for data in epoch:
+            state, _ = training.train_steps(small_spec, record, optimizer, state, frozen, data, jax.random.key(0))
+        finals.append(state["params"]["head"]["predictions"]["kernel"])
+    np.testing.assert_allclose(finals[0], finals[1], rtol=1e-3, atol=1e-6)
+
+
+def test_adamw_agrees_with_a_plain_numpy_step(small_spec):
+    kernel, gradient = np.array([[0.5, -0.25]]), np.array([[0.2, -0.4]])
+    optimizer = training.make_optimizer(TrainConfig(lr=0.1, weight_decay=0.01, warmup=0.0), 1000)
+    trained = {"head": {"predictions": {"kernel": jnp.asarray(kernel)}}}
+    updates, _ = optimizer.update(
+        {"head": {"predictions": {"kernel": jnp.asarray(gradient)}}}, optimizer.init(trained), trained
+    )
+    stepped = optax.apply_updates(trained, updates)["head"]["predictions"]["kernel"]
+    # The first Adam step is the gradient's sign; decoupled decay is added to it (Loshchilov and Hutter, 2019).
+    expected = kernel - 0.1 * (gradient / (np.abs(gradient) + 1e-8) + 0.01 * kernel)
+    np.testing.assert_allclose(stepped, expected, rtol=1e-5)
