@@ -7,7 +7,7 @@ python train.py --data tfds:tf_flowers   # TensorFlow Datasets
 
 from __future__ import annotations
 
-from vgg_flax.config import TrainConfig, UserError, fail, parse
+from vgg_flax.config import SPLITS, TrainConfig, UserError, fail, parse
 
 if __name__ == "__main__":
     CONFIG = parse(TrainConfig, __doc__)  # --help and typing mistakes are answered before JAX is imported
@@ -26,7 +26,8 @@ import numpy as np
 import weights_convert
 from vgg_flax import augment, batches, bundle, console, evaluate, model, params, report, runs, training
 from vgg_flax.checkpoint import Checkpoints
-from vgg_flax.data import SPLITS, open_dataset
+from vgg_flax.compilation import keep_compiled_programs
+from vgg_flax.data import open_dataset
 from vgg_flax.data.loader import load_pictures
 from vgg_flax.data.split import assign_splits
 from vgg_flax.features import Extractor, batch_size, extract_view
@@ -37,7 +38,7 @@ HIDDEN = {"linear": (), "mlp": (256,), "notebook": (4096, 4096)}
 
 def train(run: runs.Run, check: Callable[[], None]) -> None:
     """One run from top to bottom. `check` raises runs.Stopped once Ctrl-C or SIGTERM has come."""
-    config, clock = run.config.resolved(), Clock()
+    config, clock = run.config, Clock()
 
     # Data: files -> uint8 pictures -> splits.
     with clock("data"):
@@ -249,6 +250,7 @@ class Clock:
 def main(config: TrainConfig) -> None:
     """Open the run, train, and turn what a person can mend into one line."""
     interrupt = runs.Interrupt()
+    keep_compiled_programs()
     try:
         with interrupt.listening(), runs.open_run(config) as run:
             console.say(f"run: {run.folder}")

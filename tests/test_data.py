@@ -57,7 +57,7 @@ def make_single_class(folder):
 
 
 def make_mismatch(folder):
-    inner = [path for path in folder.iterdir()]
+    inner = list(folder.iterdir())
     for split in ("train", "val"):
         (folder / split).mkdir()
     for path in inner:
@@ -117,7 +117,7 @@ def test_labels_stay_with_their_pictures_when_some_are_skipped(photos, cache, pr
 def test_strict_stops_at_the_first_bad_file(photos, cache, preprocessing):
     (photos / "red" / "empty.jpg").write_bytes(b"")
     for _ in range(2):  # also when the cache knows already
-        with pytest.raises(UserError, match="red/empty.jpg: empty file. Mend or remove it"):
+        with pytest.raises(UserError, match=r"red/empty\.jpg: empty file. Mend or remove it"):
             load_pictures(open_dataset(str(photos)), preprocessing, strict=True)
         load_pictures(open_dataset(str(photos)), preprocessing)
 
@@ -147,7 +147,8 @@ def test_split_is_stratified_seeded_and_covers_everything():
     contents = np.array([f"{i:04}" for i in range(240)])
     own = np.full(240, "", "<U5")
     one, same, other = (
-        assign_splits(labels, own, contents, ("a", "b"), dataclasses.replace(FRACTIONS, seed=seed)) for seed in (1, 1, 2)
+        assign_splits(labels, own, contents, ("a", "b"), dataclasses.replace(FRACTIONS, seed=seed))
+        for seed in (1, 1, 2)
     )
     assert (one == same).all() and (one != other).any()
     for label, size in ((0, 200), (1, 40)):
@@ -204,7 +205,8 @@ class Dots(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     def _info(self):
         names = tfds.features.ClassLabel(names=["wide", "tall"])
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3)), "label": names}))
+        features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": names}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
     def _split_generators(self, manager):
         return {"train": self._examples(24), "test": self._examples(8)}
     def _generate_examples(self):

@@ -28,7 +28,7 @@ def pictures(monkeypatch):
 
 
 def extract(extractor, pictures, view, **changes):
-    given = dict(indices=np.array([9, 1, 4, 7, 3, 0]), seed=0, config=CONFIG) | changes
+    given = {"indices": np.array([9, 1, 4, 7, 3, 0]), "seed": 0, "config": CONFIG} | changes
     return extract_view(extractor, pictures, view=view, **given)
 
 

@@ -66,7 +66,9 @@ def test_logits_of_the_1000_class_top_agree_with_keras(keras, name):
         network = model.bind(spec, p)
         return network.classify(network.features(x))
 
-    assert relative_error(logits(params.merge_strict(model.abstract_params(spec), ours), images), theirs(images)) <= 1e-5
+    assert (
+        relative_error(logits(params.merge_strict(model.abstract_params(spec), ours), images), theirs(images)) <= 1e-5
+    )
 
 
 @pytest.mark.parametrize(("spec", "whole", "backbone"), [

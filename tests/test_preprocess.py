@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from vgg_flax.preprocess import (
-    BadImage, Preprocessing, decode, load_image, normalize, prepare_frame, read_bytes, resize,
+    BadImage,
+    Preprocessing,
+    decode,
+    load_image,
+    normalize,
+    prepare_frame,
+    read_bytes,
+    resize,
 )  # fmt: skip
 
 RED = (200, 30, 40)

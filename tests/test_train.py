@@ -16,7 +16,7 @@ import yaml
 from conftest import write_photos
 
 REPOSITORY = Path(__file__).parents[1]
-QUICK = "--weights random --image-size 32 --epochs 6 --engine xla --lr 0.01".split()
+QUICK = ["--weights", "random", "--image-size", "32", "--epochs", "6", "--engine", "xla", "--lr", "0.01"]
 LEFT = {
     "config.yaml", "metrics.csv", "checkpoints", "model", "report.json", "curves.png", "confusion_matrix.png",
     "confusion_matrix_normalized.png", "mistakes.png", "split.csv", "bad_files.csv",
@@ -53,7 +53,9 @@ def figures(folder):
     report = json.loads((folder / "report.json").read_text())
     report.pop("timings")
     with (folder / "metrics.csv").open() as file:
-        log = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in csv.DictReader(file)]
+        log = [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in csv.DictReader(file)
+        ]
     arrays = safetensors.numpy.load_file(folder / "model" / "model.safetensors")
     return report, log, {name: array.tobytes() for name, array in arrays.items()}
 
@@ -202,7 +204,8 @@ def test_two_runs_cannot_share_a_folder(workplace, finished):
 def test_digits_go_on_with_random_weights_where_nothing_can_be_fetched(workplace):
     answer = subprocess.run(
         command("--image-size", "32", "--epochs", "1", "--views", "1", "--name", "offline", "--engine", "xla"),
-        cwd=workplace, env=environment(workplace, VGG_FLAX_OFFLINE="1"), capture_output=True, text=True,
+        cwd=workplace, env=environment(workplace, https_proxy="http://127.0.0.1:9", PIP_NO_INDEX="1"),
+        capture_output=True, text=True,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     assert "RANDOM weights" in answer.stdout

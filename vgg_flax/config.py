@@ -20,6 +20,7 @@ import tyro
 
 T = TypeVar("T")
 Alias = tyro.conf.arg
+SPLITS = ("train", "val", "test")
 
 
 class UserError(Exception):

@@ -47,7 +47,8 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], t
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood, in nats. logits `[n, classes]`, labels int `[n]`."""
-    return float(-log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels].mean())
+    likelihood = log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
+    return max(0.0, -float(likelihood.mean()))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

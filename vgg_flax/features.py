@@ -28,6 +28,7 @@ from vgg_flax.data.loader import Pictures, prefetch
 from vgg_flax.files import write_atomic
 from vgg_flax.model import POOLED_BLOCKS, ModelSpec, bind_backbone, gather_features
 from vgg_flax.preprocess import Preprocessing, normalize
+from vgg_flax.winograd.build import SOURCE as winograd_source
 
 NO_CHANGE = AugmentConfig()  # without keys its values are not looked at
 
@@ -46,7 +47,7 @@ class Extractor:
         self._params = winograd.pack(backbone) if self.engine == "winograd" else jax.device_put(backbone)
         self.digest = _digest(
             [dataclasses.asdict(spec.backbone), spec.head.features, spec.precision, dataclasses.asdict(preprocessing)],
-            [param_tools.digest(backbone), self.engine, jax.default_backend()],
+            [param_tools.digest(backbone), jax.default_backend(), _engine_digest(self.engine)],
         )
 
     def __call__(
@@ -97,10 +98,15 @@ def choose_engine(asked: str, spec: ModelSpec) -> str:
     return "xla"
 
 
+def _engine_digest(engine: str) -> str:
+    """Another kernel rounds differently, and features of the two must not be mixed."""
+    return hashlib.sha256(winograd_source.read_bytes()).hexdigest() if engine == "winograd" else engine
+
+
 def batch_size(image_size: int) -> int:
     """Pictures per call of the backbone: some 16 of 224 pixels keep a CPU busy, a GPU wants hundreds."""
     base = 16 if jax.default_backend() == "cpu" else 256
-    return int(np.clip(base * 224**2 // image_size**2, 1, 1024))
+    return int(np.clip(base * 224**2 // image_size**2, 1, 16 * base))
 
 
 def extract_view(
@@ -149,7 +155,7 @@ def _compute_view(
     shape = (len(indices), extractor.spec.head_inputs)
     done = json.loads(progress.read_text())["done"] if progress.exists() and part.exists() else 0
     rows = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, shape)
-    size = batch_size(extractor.preprocessing.image_size)
+    size = min(batch_size(extractor.preprocessing.image_size), len(indices))
     starts = range(done, len(indices), size)
 
     def load(k: int) -> tuple[np.ndarray, np.ndarray]:

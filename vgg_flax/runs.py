@@ -146,12 +146,12 @@ def open_run(config: TrainConfig) -> Run:
       UserError: nothing to resume, the name is taken, or settings differ from those of the run to resume.
     """
     if not config.resume:
-        return Run(_new_folder(config), config, resumed=False)
+        return Run(_new_folder(config), config.resolved(), resumed=False)
     folder = config.project / config.name if config.name else _newest(config.project)
     path = folder / "config.yaml"
     if not path.is_file():
         if folder.is_dir() or config.name:
-            return Run(_claim(folder), config, resumed=False)  # it was stopped before it had begun
+            return Run(_claim(folder), config.resolved(), resumed=False)  # it was stopped before it had begun
         raise UserError(f"--resume: {folder} is no run; expected a config.yaml in it.")
     stored = yaml.safe_load(path.read_text())["settings"]
     before = dataclasses.replace(

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-SPLITS = ("train", "val", "test")
-
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:

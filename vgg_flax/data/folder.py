@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.config import UserError
-from vgg_flax.data import SPLITS, Dataset
+from vgg_flax.config import SPLITS, UserError
+from vgg_flax.data import Dataset
 from vgg_flax.preprocess import read_bytes
 
 SYNONYMS = {

@@ -1,0 +1,150 @@
+"""Label what a camera, a video, a stream or a folder of pictures shows, with a trained model.
+
+Examples:
+    python webcam.py                                             newest run, camera 0
+    python webcam.py --source clip.mp4 --save labelled.mp4       every frame of a video, and the result as a video
+    python webcam.py --source photos/ --headless --json out.jsonl
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from vgg_flax import config
+
+if TYPE_CHECKING:  # the names in annotations; nothing is imported
+    from vgg_flax.live.capture import Source
+    from vgg_flax.live.output import JsonLines, Recording
+    from vgg_flax.live.progress import StatusLine, Stopwatch
+    from vgg_flax.live.window import Window
+    from vgg_flax.predict import Predictor
+
+# The libraries read these once, when they are imported; `run` imports them, so that --help needn't wait.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # one picture at a time needs little of a GPU
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what goes wrong is said once, by us
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("QT_LOGGING_RULES", "*=false")
+
+NO_SIGNAL_AFTER = 1.0  # seconds without a frame until the old label is taken off the screen
+
+
+@dataclasses.dataclass(frozen=True)
+class WebcamConfig:
+    """Label what a camera, a video, a stream or a folder of pictures shows. q, Esc or closing the window quits."""
+
+    model: Annotated[Path | None, config.Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
+    """A run or bundle folder; unset: the newest finished run in runs/."""
+    source: Annotated[str, config.Alias(aliases=["-s"], metavar="0|FILE|FOLDER|URL")] = "0"
+    """Camera number, video or picture file, folder of pictures, or the URL of a stream."""
+    headless: bool = False
+    """No window: labels go to the terminal and to --save and --json."""
+    save: Annotated[Path | None, config.Alias(metavar="VIDEO")] = None
+    """New video with the labels drawn in: .mp4, or .webm or .avi, which stay readable after a crash."""
+    json: Annotated[Path | None, config.Alias(metavar="FILE")] = None
+    """New file with a line of JSON for each labelled frame."""
+    max_frames: Annotated[int | None, config.Alias(metavar="N")] = None
+    """Stop after so many labelled frames."""
+    no_mirror: bool = False
+    """Don't show a camera's picture as in a mirror. The model and --save never get it mirrored."""
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames < 1:
+            raise config.UserError(f"--max-frames is {self.max_frames}, expected at least 1.")
+
+
+def main(args: list[str] | None = None) -> None:
+    settings = config.parse(WebcamConfig, args=args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: files closed, camera free
+    try:
+        run(settings)
+    except config.UserError as error:
+        config.fail(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def run(settings: WebcamConfig) -> None:
+    """From the source to the last frame. Whatever happens, files end up readable and the camera free."""
+    from vgg_flax.live import output, progress, sources, window
+
+    watch, files = progress.Stopwatch(), []
+    try:
+        with contextlib.ExitStack() as stack:
+            status = stack.enter_context(progress.StatusLine())
+            # What can fail at once comes first: the files to write, then the source, and only then the slow model.
+            if settings.json is not None:
+                files.append(stack.enter_context(contextlib.closing(output.JsonLines(settings.json))))
+            source = stack.enter_context(contextlib.closing(sources.open_source(settings.source, status.note)))
+            if settings.save is not None:
+                files.append(stack.enter_context(contextlib.closing(output.Recording(settings.save, source.fps))))
+            predictor = load_model(settings.model, status)
+            screen = None
+            if not settings.headless:
+                screen = window.open_window(f"vgg_flax: {predictor.name}", source, not settings.no_mirror, status.note)
+            if screen:
+                stack.enter_context(contextlib.closing(screen))
+            with contextlib.suppress(KeyboardInterrupt):
+                label_frames(source, predictor, screen, files, status, watch, settings.max_frames)
+    finally:
+        if watch.frames:
+            print(watch.summary(), *(f"wrote {file}" for file in files if file.frames), sep="\n", flush=True)
+
+
+def load_model(path: Path | None, status: StatusLine) -> Predictor:
+    """The model, compiled, so that the first frame is answered at full speed."""
+    status.busy("loading the model ...")
+    import numpy as np
+
+    from vgg_flax import predict
+    from vgg_flax.compilation import keep_compiled_programs
+
+    keep_compiled_programs()
+    predictor = predict.Predictor.load(path or predict.newest_run())
+    size = predictor.preprocessing.image_size
+    predictor.predict(np.zeros((1, size, size, 3), np.uint8))
+    return predictor
+
+
+def label_frames(
+    source: Source,
+    predictor: Predictor,
+    screen: Window | None,
+    files: list[Recording | JsonLines],
+    status: StatusLine,
+    watch: Stopwatch,
+    max_frames: int | None,
+) -> None:
+    """Label each frame of the source, write it down and show it, until somebody has had enough."""
+    from vgg_flax.live.result import label
+
+    watch.start()
+    seen = time.monotonic()
+    for frame in source:
+        if frame is not None:
+            watch.lap("capture")
+            result = label(frame, predictor, watch)
+            seen = time.monotonic()
+            status.show(f"{frame.index:6d}   {result.summary()}")
+            for output in (*files, *filter(None, [screen])):
+                output.add(result)
+            watch.lap("output")
+        elif time.monotonic() - seen > NO_SIGNAL_AFTER:
+            status.show(f"no signal from {source.name}")
+            if screen:
+                screen.no_signal(source.name)
+        elif screen:
+            screen.wait()
+        if watch.frames == max_frames or (screen and screen.closed):
+            return
+    if screen and source.still:
+        screen.hold()  # the last picture of a folder stays until it is closed
+
+
+if __name__ == "__main__":
+    main()
