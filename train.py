@@ -196,8 +196,8 @@ def fit(
                     f"The best checkpoint so far (epoch {checkpoints.best or 'none'}) is safe in {run.folder}."
                 )
             log.append(row)
+            run.write_log(log)  # first: a row without its checkpoint is dropped on resuming, the reverse would leave a gap
             checkpoints.save(epoch + 1, state, row | {"val_count": len(val_labels)})
-            run.write_log(log)
             events.write(row)
             console.show_epoch(row, config.epochs, best=checkpoints.best == epoch + 1)
             check()

@@ -165,7 +165,7 @@ def test_a_loss_that_explodes_stops_with_advice(workplace, finished):
     ("--model", "vgg19", "--head", "mlp", "--dropout", "0.2"),
     ("--cache", "none", "--features", "block5"),
     ("--unfreeze", "block5", "--epochs", "2"),
-    ("--head", "notebook", "--epochs", "1"),
+    ("--head", "notebook", "--lr", "0.001"),
     ("--precision", "bfloat16", "--epochs", "2"),
 ], ids=" ".join)  # fmt: skip
 def test_every_way_to_train(workplace, options):
