@@ -1,0 +1,155 @@
+"""`python -m weights_convert`, as a person types it: tables, folders, and one clear line for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_convert_files import SMALL16, random_backbone, random_top, write_keras_h5
+
+import weights_convert
+from vgg_flax import params
+from vgg_flax.model import BACKBONES, VGG16, VGG19
+from weights_convert import rules
+from weights_convert.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """A full-size VGG16 without its top, written as the official file is."""
+    path = tmp_path_factory.mktemp("official") / "vgg16_notop.h5"
+    return write_keras_h5(path, random_backbone(VGG16), "official")
+
+
+def run(*args):
+    """(exit code, standard output, standard error) of a real process."""
+    command = [sys.executable, "-m", "weights_convert", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def mistake(capsys):
+    """Runs a command that must end with exit code 2 and one line on standard error, which is returned."""
+
+    def run_in_process(*args):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(arg) for arg in args])
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and errors.startswith("error: "), errors
+        return errors
+
+    return run_in_process
+
+
+def test_tables_agree_with_the_models():
+    for name, spec in BACKBONES.items():
+        blocks = tuple((width,) * depth for width, depth in zip(rules.WIDTHS, rules.DEPTHS[name], strict=True))
+        assert spec.blocks == blocks
+
+
+def test_the_package_and_its_help_load_no_heavy_library():
+    code = (
+        "import sys, weights_convert, weights_convert.__main__; "
+        "print([m for m in ('jax', 'tensorflow', 'torch', 'h5py', 'onnx', 'keras') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_inspect_shows_both_sides(official):
+    code, out, _ = run("inspect", official)
+    assert code == 0
+    assert "block1_conv1/block1_conv1_W_1:0" in out and "backbone/block5_conv3/bias" in out
+    assert "26 tensors, 14,714,688 values" in out and "BGR to RGB" in out
+
+
+def test_import_writes_a_folder_that_load_takes(official, tmp_path):
+    code, out, _ = run("import", official, tmp_path / "w", "--model", "vgg16")
+    assert code == 0 and f"--weights {tmp_path / 'w'}" in out
+    weights = weights_convert.load(str(tmp_path / "w"), VGG16)
+    direct = weights_convert.load(str(official), VGG16)
+    assert params.digest(weights.backbone) == params.digest(direct.backbone)
+    assert weights.preprocessing == direct.preprocessing
+    assert "vgg16_notop.h5" in weights.source
+
+
+def test_an_existing_folder_is_not_overwritten(official, tmp_path, capsys):
+    main(["import", str(official), str(tmp_path / "w")])
+    before = (tmp_path / "w" / "weights.json").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        main(["import", str(official), str(tmp_path / "w")])
+    assert "exists" in capsys.readouterr().err
+    main(["import", str(official), str(tmp_path / "w"), "--overwrite"])
+    assert (tmp_path / "w" / "weights.json").read_bytes() == before
+    (tmp_path / "w" / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="2"):
+        main(["import", str(official), str(tmp_path / "w"), "--overwrite"])
+    assert (tmp_path / "w" / "thesis.txt").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
+
+
+def test_a_changed_folder_is_noticed(official, tmp_path):
+    main(["import", str(official), str(tmp_path / "w")])
+    arrays = tmp_path / "w" / "weights.safetensors"
+    data = bytearray(arrays.read_bytes())
+    data[-5] ^= 1
+    arrays.write_bytes(data)
+    with pytest.raises(weights_convert.pretrained.UserError, match="changed or damaged since the import"):
+        weights_convert.load(str(tmp_path / "w"), VGG16)
+
+
+def test_folder_of_the_other_model_is_told_by_name(official, tmp_path):
+    main(["import", str(official), str(tmp_path / "w")])
+    with pytest.raises(weights_convert.pretrained.UserError, match=r"holds VGG16, expected VGG19 .* --model vgg16"):
+        weights_convert.load(str(tmp_path / "w"), VGG19)
+
+
+def test_the_top_is_imported_too(tmp_path):
+    arrays, top = random_backbone(VGG16), random_top(VGG16, hidden=11, classes=5)
+    main(["import", str(write_keras_h5(tmp_path / "f.h5", {**arrays, **top})), str(tmp_path / "w")])
+    weights = weights_convert.load(str(tmp_path / "w"), VGG16)
+    assert weights.top is not None
+    np.testing.assert_array_equal(weights.top["fc2"]["kernel"], top["fc2"][0])
+    assert json.loads((tmp_path / "w" / "weights.json").read_text())["top"] is True
+
+
+def test_nothing_is_left_behind_when_an_import_fails(tmp_path, capsys):
+    arrays = random_backbone(VGG16)
+    arrays["block5_conv3"][1][3] = np.inf  # found only after most of the file has been written
+    path = write_keras_h5(tmp_path / "f.h5", arrays)
+    with pytest.raises(SystemExit, match="2"):
+        main(["import", str(path), str(tmp_path / "w")])
+    assert "NaN or infinite" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_each_mistake_is_one_line(official, tmp_path, mistake):
+    small = write_keras_h5(tmp_path / "small.h5", random_backbone(SMALL16))
+    (tmp_path / "notes.h5").write_text("Dear diary,\n")
+    (tmp_path / "page.h5").write_text("<!DOCTYPE html><title>404</title>")
+    (tmp_path / "lfs.h5").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "cut.h5").write_bytes(official.read_bytes()[:1_000_000])
+    (tmp_path / "noise.h5").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "empty.h5").write_bytes(b"")
+    assert "no such file" in mistake("inspect", tmp_path / "none.h5").lower()
+    assert "is a text file" in mistake("inspect", tmp_path / "notes.h5")
+    assert "web page" in mistake("inspect", tmp_path / "page.h5")
+    assert "git lfs pull" in mistake("inspect", tmp_path / "lfs.h5")
+    assert "truncated HDF5 file" in mistake("inspect", tmp_path / "cut.h5")
+    assert "no HDF5 file" in mistake("inspect", tmp_path / "noise.h5")
+    assert "is empty" in mistake("inspect", tmp_path / "empty.h5")
+    assert "not a regular file" in mistake("inspect", tmp_path)
+    assert "of VGG16 is (3, 3, 3, 64)" in mistake("inspect", small)
+    wrong = mistake("import", official, tmp_path / "w", "--model", "vgg19")
+    assert "holds VGG16 (13 convolutions), expected VGG19 (16 convolutions)" in wrong
+    code, _, errors = run("inspect", tmp_path / "cut.h5")  # and once as a person sees it
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert "Did you mean --model?" in mistake("import", official, tmp_path / "w", "--modle", "vgg19")
+    assert not (tmp_path / "w").exists()
+
+
+def test_weights_that_are_not_there_are_explained(tmp_path):
+    with pytest.raises(weights_convert.pretrained.UserError, match="imagenet, random, a weight file"):
+        weights_convert.load(str(tmp_path / "nope"), VGG16)

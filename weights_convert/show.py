@@ -1,0 +1,86 @@
+"""The two-sided report of an import, as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from weights_convert.convert import Plan
+from weights_convert.recipes import MEANINGS
+from weights_convert.verify import TOLERANCE, Verdict
+from weights_convert.whole import Score
+
+
+def plan(found: Plan) -> None:
+    """Print which tensor becomes which parameter, and what is left out and why."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)  # a pipe has no width of its own, and folded names can't be searched
+    table = Table(title=escape(f"{found.path.name}: {found.model.upper()}, {found.format}"), title_justify="left")
+    for column in ("in the file", "stored", "becomes", "as"):
+        table.add_column(column, overflow="fold")
+    for target, move in found.moves.items():
+        changed = "" if move.tensor.shape == move.shape else _shape(move.shape)
+        note = ", ".join(filter(None, (changed, "BGR to RGB" if move.flip else "")))
+        table.add_row(escape(move.tensor.name), _shape(move.tensor.shape), target, note)
+    for name, reason in _grouped(found.left_out):
+        table.add_row(escape(name), "", f"left out: {reason}", "", style="dim")
+    console.print(table)
+    values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
+    mean = ", ".join(f"{v:g}" for v in found.mean)
+    std = ", ".join(f"{v:g}" for v in found.std)
+    line(
+        f"{found.dialect}: {found.table.title}. {len(found.moves)} tensors, {values:,} values"
+        f"{', with the three layers on top' if found.has_top else ''}; {len(found.left_out)} left out."
+    )
+    line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
+
+
+def scores(found: list[Score], photos: int) -> None:
+    """Print how every recipe does on labelled photos, best first."""
+    table = Table(title=f"Which preparation fits? {photos} labelled photos", title_justify="left")
+    for column in ("recipe", "pixels become", "accuracy", "loss"):
+        table.add_column(column, justify="right" if column in ("accuracy", "loss") else "left")
+    for i, score in enumerate(found):
+        order, scaling = score.recipe.name.split("-")
+        meaning = f"{order.upper()}, {MEANINGS[scaling]}"
+        style = "bold green" if i == 0 else None
+        table.add_row(score.recipe.name, meaning, f"{score.accuracy:.3f}", f"{score.loss:.3f}", style=style)
+    Console().print(table)
+    if len(found) > 1 and found[0].accuracy - found[1].accuracy < 0.05:
+        line("The first two are close: check the labels by eye, or give more photos.")
+
+
+def verdict(found: Verdict) -> None:
+    """Print how far an exported file and its model are apart."""
+    what = (
+        f"{found.pictures} pictures, {found.agree:.0%} with the same label, probabilities"
+        if found.pictures
+        else "values"
+    )
+    good = "agrees with" if found.good else "DIFFERS from"
+    line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {TOLERANCE:.0e}).")
+
+
+def line(text: str) -> None:
+    """Print one line as it is."""
+    Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _grouped(left_out: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """An optimiser's hundred tensors in one row; others one by one."""
+    rows: list[tuple[str, str]] = []
+    groups: dict[str, list[str]] = {}
+    for name, reason in left_out:
+        groups.setdefault(reason, []).append(name)
+    for reason, names in groups.items():
+        if len(names) > 12:
+            rows.append((f"{names[0]} ... {names[-1]} ({len(names)} tensors)", reason))
+        else:
+            rows += [(name, reason) for name in names]
+    return rows

@@ -1,0 +1,114 @@
+"""An exported file against the model it was made from: the same pictures through the file's own runtime and ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vgg_flax.config import UserError
+from vgg_flax.params import flatten
+
+if TYPE_CHECKING:
+    from vgg_flax.bundle import Bundle
+
+TOLERANCE = 1e-5
+PICTURES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How far two runtimes are apart.
+
+    Attributes:
+      runtime: what ran the file.
+      largest: difference of a probability, or for files of arrays of a value.
+      agree: share of pictures with the same label.
+      pictures: how many were compared; 0 where arrays were.
+    """
+
+    runtime: str
+    largest: float
+    agree: float
+    pictures: int
+
+    @property
+    def good(self) -> bool:
+        """Within the tolerance."""
+        return self.largest <= TOLERANCE
+
+
+def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = None) -> Verdict:
+    """Compare. Raises UserError when the file's runtime is missing, with how to install it.
+
+    Args:
+      name: a key of `writers.FORMATS`.
+      images: uint8 RGB [n, size, size, 3]; unset: noise of several brightnesses.
+    """
+    if name in ("safetensors", "keras-weights", "torchvision"):
+        return _arrays(bundle, path)
+    from vgg_flax.predict import Predictor
+
+    images = noise(bundle.spec.image_size) if images is None else images
+    expected = Predictor(bundle, engine="xla").probabilities(images)
+    runtime, run = RUNTIMES[name](path)
+    found = np.asarray(run(images))
+    if found.shape != expected.shape:
+        raise UserError(f"{path} gives {found.shape}, expected {expected.shape}. It was made from another model.")
+    agree = float((found.argmax(1) == expected.argmax(1)).mean())
+    return Verdict(runtime, float(np.abs(found - expected).max()), agree, len(images))
+
+
+def noise(size: int) -> np.ndarray:
+    """Pictures that differ in brightness and colour, uint8 [n, size, size, 3]."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, (PICTURES, 1, 1, 3))
+    return np.clip(base + rng.normal(0, 40, (PICTURES, size, size, 3)), 0, 255).astype(np.uint8)
+
+
+def _arrays(bundle: Bundle, path: Path) -> Verdict:
+    from weights_convert.convert import plan
+    from weights_convert.readers import open_source
+
+    with open_source(path) as source:
+        found = flatten(plan(source, bundle.spec.backbone).read("backbone"))
+    expected = flatten(bundle.params["backbone"])
+    largest = max(float(np.abs(found[key] - np.asarray(expected[key])).max()) for key in expected)
+    return Verdict("our own reader", largest, 1.0, 0)
+
+
+def _onnx(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("onnxruntime is missing, which runs .onnx: pip install onnxruntime, or --no-verify.") from None
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return f"onnxruntime {onnxruntime.__version__}", lambda images: session.run(None, {"images": images})[0]
+
+
+def _keras(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        import keras
+    except ImportError:
+        raise UserError("Keras is missing, which runs this format: pip install keras, or --no-verify.") from None
+    model: Any = keras.models.load_model(path, compile=False)
+    return f"Keras {keras.__version__}", lambda images: model(images.astype(np.float32), training=False)
+
+
+def _stablehlo(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
+    import jax
+
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    return f"jax.export {jax.__version__}", exported.call
+
+
+RUNTIMES: dict[str, Callable[[Path], tuple[str, Callable[[np.ndarray], Any]]]] = {
+    "onnx": _onnx,
+    "keras": _keras,
+    "stablehlo": _stablehlo,
+}

@@ -1,0 +1,74 @@
+"""Arrays alone: safetensors with our names or torchvision's, and the weights file of `keras.applications`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from vgg_flax.bundle import Bundle
+from vgg_flax.config import UserError
+from vgg_flax.params import flatten
+from weights_convert.rules import CAFFE, DIALECTS, conv_names
+from weights_convert.store import Entry, write_safetensors
+
+
+def write(bundle: Bundle, path: Path, name: str) -> None:
+    """Write the file. Raises UserError when the format can't hold this model."""
+    {"safetensors": _ours, "torchvision": _torchvision, "keras-weights": _keras}[name](bundle, path)
+
+
+def _ours(bundle: Bundle, path: Path) -> None:
+    metadata = {
+        "format": "vgg_flax",
+        "classes": json.dumps(bundle.classes),
+        "head": json.dumps(dataclasses.asdict(bundle.spec.head)),
+        "temperature": json.dumps(bundle.temperature),
+        **{key: json.dumps(value) for key, value in dataclasses.asdict(bundle.preprocessing).items()},
+    }
+    flat = flatten(bundle.params)
+    write_safetensors(path, [Entry(key, array.shape, _read(array)) for key, array in flat.items()], metadata)
+
+
+def _torchvision(bundle: Bundle, path: Path) -> None:
+    """The backbone; its statistics go into the metadata, as torchvision's own may differ."""
+    entries, index = [], 0
+    for i, block in enumerate(bundle.spec.backbone.blocks, 1):
+        for j in range(1, len(block) + 1):
+            params = bundle.params["backbone"][f"block{i}_conv{j}"]
+            kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
+            entries.append(Entry(f"features.{index}.weight", kernel.shape, _read(kernel)))
+            entries.append(Entry(f"features.{index}.bias", params["bias"].shape, _read(params["bias"])))
+            index += 2  # a ReLU has an index of its own
+        index += 1  # and a pool, too
+    statistics = {key: json.dumps(getattr(bundle.preprocessing, key)) for key in ("mean", "std")}
+    write_safetensors(path, entries, statistics)
+
+
+def _keras(bundle: Bundle, path: Path) -> None:
+    """As the official no-top file is laid out. Its users feed BGR minus Caffe's means, which must be ours."""
+    if (bundle.preprocessing.mean, bundle.preprocessing.std) != CAFFE:
+        found = f"mean {bundle.preprocessing.mean} and std {bundle.preprocessing.std}"
+        raise UserError(
+            f"keras.applications only subtracts ImageNet's mean from a picture; this model was trained with {found}. "
+            "Export it whole, as .keras."
+        )
+    layers = conv_names(tuple(map(len, bundle.spec.backbone.blocks)))
+    flipped = {"block1_conv1"} if DIALECTS["keras"].bgr else set()
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = np.array(layers, "S")
+        file.attrs["backend"], file.attrs["keras_version"] = np.bytes_("jax"), np.bytes_("2.15.0")
+        for layer in layers:
+            kernel, bias = (np.asarray(bundle.params["backbone"][layer][part]) for part in ("kernel", "bias"))
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = np.array([f"{layer}/kernel:0", f"{layer}/bias:0"], "S")
+            group[f"{layer}/kernel:0"] = kernel[:, :, ::-1] if layer in flipped else kernel
+            group[f"{layer}/bias:0"] = bias
+
+
+def _read(array: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: array

@@ -1,0 +1,72 @@
+"""A whole Keras model, `.keras` or `.h5`, built and saved by Keras itself: RGB 0..255 in, probabilities out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vgg_flax.bundle import Bundle
+from vgg_flax.config import UserError
+from vgg_flax.model import POOLED_BLOCKS, dense_layers
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
+
+
+def write(bundle: Bundle, path: Path, _: str) -> None:
+    """Write the file. Raises UserError when Keras is missing."""
+    model = build(bundle)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # .h5 is asked for; Keras would advise against it
+    model.save(path)
+
+
+def build(bundle: Bundle) -> Any:
+    """The model: preprocessing, backbone, head and calibrated softmax, of Keras's own layers."""
+    try:
+        import keras
+    except ImportError:
+        raise UserError("Keras is missing, which writes this format: pip install keras.") from None
+    layers: Any = keras.layers
+    size = bundle.spec.image_size
+    images = keras.Input((size, size, 3), name="images")
+    preprocessing = bundle.preprocessing
+    x = layers.Normalization(mean=preprocessing.mean, variance=np.square(preprocessing.std), name="preprocessing")(
+        images
+    )
+    blocks = []
+    for i, block in enumerate(bundle.spec.backbone.blocks, 1):
+        for j, out in enumerate(block, 1):
+            x = layers.Conv2D(out, 3, padding="same", activation="relu", name=f"block{i}_conv{j}")(x)
+        x = layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
+        blocks.append(x)
+    x = _features(layers, bundle, blocks)
+    for name, out in dense_layers(bundle.spec.head)[:-1]:
+        x = layers.Dense(out, activation="relu", name=name)(x)
+    classes = len(bundle.classes)
+    x = layers.Dense(classes, activation="softmax", dtype="float32", name="predictions")(x)
+    model = keras.Model(images, x, name=bundle.spec.backbone.name)
+    used = {layer.name for layer in model.layers} - {"standardize"}
+    for name, arrays in {**bundle.params["backbone"], **bundle.params["head"]}.items():
+        if name in used:  # a head on block4 leaves block5 out of the graph
+            # A softmax of logits / temperature is one of a last layer divided by it.
+            by = np.float32(bundle.temperature if name == "predictions" else 1)
+            model.get_layer(name).set_weights([np.asarray(arrays[part]) / by for part in ("kernel", "bias")])
+    return model
+
+
+def _features(layers: Any, bundle: Bundle, blocks: list[Any]) -> Any:
+    spec = bundle.spec.head
+    if spec.features == "flatten":
+        x = layers.Flatten(name="features")(blocks[-1])
+    else:
+        means = [
+            layers.GlobalAveragePooling2D(name=f"block{i}_mean")(blocks[i - 1]) for i in POOLED_BLOCKS[spec.features]
+        ]
+        x = means[0] if len(means) == 1 else layers.Concatenate(name="features")(means)
+    if spec.standardize:
+        mean, std = (np.asarray(bundle.params["head"]["standardize"][key], np.float64) for key in ("mean", "std"))
+        x = layers.Normalization(mean=mean, variance=np.square(std), name="standardize")(x)
+    return x

@@ -1,0 +1,111 @@
+"""ONNX, written node by node: uint8 RGB [batch, size, size, 3] in, probabilities [batch, classes] out.
+
+Preprocessing and temperature are in the graph, class names and the training record in its metadata. Source: the ONNX
+operator documents, opset 17.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from vgg_flax import __version__
+from vgg_flax.bundle import Bundle
+from vgg_flax.model import POOLED_BLOCKS, dense_layers
+
+OPSET, IR_VERSION = 17, 8
+
+
+class _Graph:
+    """Nodes and constants as they are added; `value` is the name of the last output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.value = "images"
+
+    def add(self, kind: str, *constants: tuple[str, np.ndarray], name: str, value: str = "", **attributes: Any) -> str:
+        """Append an operator that reads `value`, by default the last output, and constants."""
+        self.constants += [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in constants]
+        inputs = [value or self.value, *(n for n, _ in constants)]
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        self.value = name
+        return name
+
+
+def write(bundle: Bundle, path: Path, _: str) -> None:
+    """Write the file."""
+    graph = _Graph()
+    blocks = _backbone(graph, bundle)
+    _head(graph, bundle, blocks)
+    size, classes = bundle.spec.image_size, len(bundle.classes)
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", size, size, 3])
+    result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", classes])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, bundle.spec.backbone.name, [images], [result], graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="vgg_flax",
+        producer_version=__version__,
+    )
+    record = {
+        "classes": bundle.classes,
+        "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        "training": bundle.training,
+    }
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in record.items()})
+    path.write_bytes(model.SerializeToString())
+
+
+def _backbone(graph: _Graph, bundle: Bundle) -> list[str]:
+    """The convolutions; returns the names of the blocks' outputs, NCHW."""
+    preprocessing = bundle.preprocessing
+    graph.add("Cast", name="float_images", to=TensorProto.FLOAT)
+    graph.add("Sub", ("mean", np.asarray(preprocessing.mean, np.float32)), name="centred")
+    graph.add("Div", ("std", np.asarray(preprocessing.std, np.float32)), name="scaled")
+    graph.add("Transpose", name="nchw", perm=[0, 3, 1, 2])
+    blocks = []
+    for i, block in enumerate(bundle.spec.backbone.blocks, 1):
+        for j in range(1, len(block) + 1):
+            layer = f"block{i}_conv{j}"
+            params = bundle.params["backbone"][layer]
+            kernel = (f"{layer}/kernel", np.asarray(params["kernel"]).transpose(3, 2, 0, 1))
+            bias = (f"{layer}/bias", np.asarray(params["bias"]))
+            graph.add("Conv", kernel, bias, name=f"{layer}/conv", pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+            graph.add("Relu", name=layer)
+        blocks.append(graph.add("MaxPool", name=f"block{i}_pool", kernel_shape=[2, 2], strides=[2, 2]))
+    return blocks
+
+
+def _head(graph: _Graph, bundle: Bundle, blocks: list[str]) -> None:
+    spec, params = bundle.spec.head, bundle.params["head"]
+    if spec.features == "flatten":
+        graph.add("Transpose", name="nhwc", perm=[0, 2, 3, 1])
+        graph.add("Flatten", name="features")
+    else:
+        pooled = []
+        for i in POOLED_BLOCKS[spec.features]:
+            graph.add("GlobalAveragePool", name=f"block{i}_mean", value=blocks[i - 1])
+            pooled.append(graph.add("Flatten", name=f"block{i}_features"))
+        graph.nodes.append(helper.make_node("Concat", pooled, ["features"], name="features", axis=1))
+        graph.value = "features"
+    if spec.standardize:
+        constants = {key: np.asarray(params["standardize"][key], np.float32) for key in ("mean", "std")}
+        graph.add("Sub", ("features/mean", constants["mean"]), name="features_centred")
+        graph.add("Div", ("features/std", constants["std"]), name="features_scaled")
+    for layer, _ in dense_layers(spec):
+        kernel, bias = (np.asarray(params[layer][part], np.float32) for part in ("kernel", "bias"))
+        last = layer == "predictions"
+        graph.add(
+            "Gemm", (f"{layer}/kernel", kernel), (f"{layer}/bias", bias), name="logits" if last else f"{layer}/sum"
+        )
+        if not last:
+            graph.add("Relu", name=layer)
+    graph.add("Div", ("temperature", np.asarray(bundle.temperature, np.float32)), name="calibrated_logits")
+    graph.add("Softmax", name="probabilities", axis=1)

@@ -1,0 +1,32 @@
+"""StableHLO by `jax.export`: runs with JAX alone, on CPUs and NVIDIA GPUs, for any number of pictures.
+
+To use it: `jax.export.deserialize(bytearray(Path(file).read_bytes())).call(images)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vgg_flax.bundle import Bundle
+from vgg_flax.model import bind
+from vgg_flax.preprocess import normalize
+
+PLATFORMS = ("cpu", "cuda")
+
+
+def write(bundle: Bundle, path: Path, _: str) -> None:
+    """Write the file: the compiled function with the parameters inside."""
+
+    def probabilities(images: jax.Array) -> jax.Array:
+        model = bind(bundle.spec, bundle.params)
+        logits = model.classify(model.features(normalize(images, bundle.preprocessing)))
+        return jax.nn.softmax(logits / jnp.float32(bundle.temperature))
+
+    size = bundle.spec.image_size
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    exported = jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    path.write_bytes(exported.serialize())
