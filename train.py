@@ -49,14 +49,18 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
         own_splits = dataset.own_splits[pictures.kept]
         splits = assign_splits(labels, own_splits, pictures.contents, dataset.classes, config)
         rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
+        train_labels = labels[rows["train"]]
     console.show_data(dataset.classes, labels, splits, pictures.bad)
+    console.say(f"run: {run.folder}")
 
     # Weights: ImageNet's convolutions.
     with clock("weights"):
         spec = make_spec(config, len(dataset.classes))
         weights = load_weights(config, spec)
         preprocessing = dataclasses.replace(weights.preprocessing, image_size=config.size)
-    run.write_config(pictures.digest, {"weights": weights.source, "random_weights": weights.random})
+    run.write_config(
+        pictures.digest, params.digest(weights.backbone), {"weights": weights.source, "random_weights": weights.random}
+    )
     run.write_table(
         "split.csv", ("file", "split", "label"), zip(names, splits, np.take(dataset.classes, labels), strict=True)
     )
@@ -88,12 +92,11 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     def epoch_batches(epoch: int) -> Iterator[batches.Batches]:
         plan = batches.plan_epoch(len(rows["train"]), config.batch_size, len(views), config.seed, epoch)
         if config.cache == "features":
-            return batches.feature_batches(views, labels[rows["train"]], plan)
+            return batches.feature_batches(views, train_labels, plan)
         transform = functools.partial(augment.augment if from_images else extractor, config=config.augment)
         view = epoch if config.views > 1 else 0
-        return batches.image_batches(
-            pictures.images, rows["train"], labels[rows["train"]], plan, transform, view=view, seed=config.seed
-        )
+        images = pictures.images
+        return batches.image_batches(images, rows["train"], train_labels, plan, transform, view=view, seed=config.seed)
 
     def logits(trained: params.Params, split: str) -> np.ndarray:
         whole = params.combine(trained, frozen)
@@ -196,7 +199,7 @@ def fit(
                     f"The best checkpoint so far (epoch {checkpoints.best or 'none'}) is safe in {run.folder}."
                 )
             log.append(row)
-            run.write_log(log)  # first: a row without its checkpoint is dropped on resuming, the reverse would leave a gap
+            run.write_log(log)  # before the checkpoint: resuming drops a row too many, but could not fill a gap
             checkpoints.save(epoch + 1, state, row | {"val_count": len(val_labels)})
             events.write(row)
             console.show_epoch(row, config.epochs, best=checkpoints.best == epoch + 1)
@@ -253,10 +256,9 @@ def main(config: TrainConfig) -> None:
     keep_compiled_programs()
     try:
         with interrupt.listening(), runs.open_run(config) as run:
-            console.say(f"run: {run.folder}")
             train(run, interrupt.check)
     except runs.Stopped as stopped:
-        console.say(f"stopped by {stopped}, nothing is lost. Go on: python train.py --resume --name {run.folder.name}")
+        console.say(f"stopped by {stopped}. {run.how_to_go_on()}")
         raise SystemExit(stopped.code) from None
     except UserError as error:
         fail(error)

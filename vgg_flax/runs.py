@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import platform
+import shlex
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -62,26 +63,35 @@ class Run:
                 (self.folder / ".lock").unlink(missing_ok=True)
                 self.folder.rmdir()
 
-    def write_config(self, data_digest: str, notes: dict[str, Any]) -> None:
-        """Settings, versions and the digest of the data; on resuming, check that the data is still the same."""
+    def write_config(self, pictures: str, weights: str, notes: dict[str, Any]) -> None:
+        """Settings, versions, and digests of pictures and weights; on resuming, check that both are still the same."""
         path = self.folder / "config.yaml"
+        digests = {"pictures": pictures, "weights": weights}
         if self.resumed:
-            recorded = yaml.safe_load(path.read_text())["data_digest"]
-            if recorded != data_digest:
-                raise UserError(
-                    f"the pictures in {self.config.data} changed since {self.folder} was started "
-                    f"(digest {data_digest[:12]}, expected {recorded[:12]}): restore them, or start a new run."
-                )
+            recorded = yaml.safe_load(path.read_text())["digests"]
+            for what, typed in (("pictures", self.config.data), ("weights", self.config.weights)):
+                if recorded[what] != digests[what]:
+                    raise UserError(
+                        f"the {what} in {typed} changed since {self.folder} was started (digest "
+                        f"{digests[what][:12]}, expected {recorded[what][:12]}): restore them, or start a new run."
+                    )
             return
         record = {
             "settings": settings(self.config),
-            "data_digest": data_digest,
+            "digests": digests,
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
             "python": platform.python_version(),
             "versions": {"vgg_flax": __version__} | {name: version(name) for name in PACKAGES},
             **notes,
         }
         write_atomic(path, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+
+    def how_to_go_on(self) -> str:
+        """What to type after the run was stopped."""
+        if not (self.folder / "config.yaml").exists():
+            return "It had not begun: start it again with the same command."
+        project = "" if self.config.project == Path("runs") else f" --project {shlex.quote(str(self.config.project))}"
+        return f"Nothing is lost; go on with: python train.py --resume{project} --name {shlex.quote(self.folder.name)}"
 
     def read_log(self, epochs: int) -> list[dict[str, float]]:
         """The first `epochs` rows of metrics.csv; later ones belong to work that was not saved, and are dropped."""
