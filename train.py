@@ -18,13 +18,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
 
 import weights_convert
-from vgg_flax import augment, batches, bundle, console, evaluate, model, params, report, runs, training
+from vgg_flax import augment, batches, bundle, console, evaluate, grid, model, params, report, runs, training
 from vgg_flax.checkpoint import Checkpoints
 from vgg_flax.compilation import keep_compiled_programs
 from vgg_flax.data import open_dataset
@@ -74,29 +73,55 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
         )
         clean = extract(np.arange(len(labels)), view=0)
         stored = range(1, config.views) if config.cache == "features" else ()
-        views = [
-            (clean, rows["train"]),
-            *((extract(rows["train"], view=view), np.arange(len(rows["train"]))) for view in stored),
-        ]
+        views = [(clean, rows["train"])]
+        views += [(extract(rows["train"], view=view), np.arange(len(train_labels))) for view in stored]
+
+    def plan(epoch: int) -> batches.Plan:
+        return batches.plan_epoch(len(train_labels), config.batch_size, len(views), config.seed, epoch)
+
+    # Search: many heads at once on the stored features; validation picks what the settings leave open.
+    steps = config.epochs * math.ceil(len(train_labels) / config.batch_size)
+    key = jax.random.key(config.seed)
+    constants = training.standardization(clean[rows["train"]]) if spec.head.standardize else {}
+    choices, results = config.choices(), []
+    if len(choices) > 1:
+        with clock("search"):
+            recipe = training.Recipe(spec, steps, config.warmup)
+            results = grid.search(
+                recipe, choices, constants, config.epochs,
+                lambda epoch: batches.feature_batches(views, train_labels, plan(epoch)),
+                clean[rows["val"]], labels[rows["val"]], key, check,
+            )  # fmt: skip
+        run.write_table("search.csv", grid.COLUMNS, [result.row() for result in results])
+        console.show_search(results)
+    choice = results[0].choice if results else choices[0]
+    config = config.chosen(choice)
+    extracted, spec = spec, make_spec(config, len(dataset.classes))
+    columns = model.feature_columns(extracted, spec.head.features)
+    if len(columns) < clean.shape[1]:
+        clean, views = clean[:, columns], [(features[:, columns], index) for features, index in views]
 
     # Head: what is trained, what stays, and where each epoch's batches come from.
-    head = model.init_head(spec, jax.random.key(config.seed))
-    if spec.head.standardize:
-        head["standardize"] = training.standardization(clean[rows["train"]])
+    head = model.init_head(spec, key)
+    if constants:
+        head["standardize"] = {name: values[columns] for name, values in constants.items()}
     network = {"backbone": weights.backbone, "head": head}
     trainable, frozen = params.partition(network, training.TRAINABLE[config.unfreeze])
     from_images = config.unfreeze != "none"
     if not from_images:
         frozen.pop("backbone")  # its features stand for it
 
+    def fresh(images: np.ndarray, keys: jax.Array | None) -> jax.Array:
+        if from_images:
+            return augment.augment(images, keys, config.augment)
+        return extractor(images, keys, config.augment)[:, columns]
+
     def epoch_batches(epoch: int) -> Iterator[batches.Batches]:
-        plan = batches.plan_epoch(len(rows["train"]), config.batch_size, len(views), config.seed, epoch)
         if config.cache == "features":
-            return batches.feature_batches(views, train_labels, plan)
-        transform = functools.partial(augment.augment if from_images else extractor, config=config.augment)
+            return batches.feature_batches(views, train_labels, plan(epoch))
         view = epoch if config.views > 1 else 0
-        images = pictures.images
-        return batches.image_batches(images, rows["train"], train_labels, plan, transform, view=view, seed=config.seed)
+        images, chosen = pictures.images, rows["train"]
+        return batches.image_batches(images, chosen, train_labels, plan(epoch), fresh, view=view, seed=config.seed)
 
     def logits(trained: params.Params, split: str) -> np.ndarray:
         whole = params.combine(trained, frozen)
@@ -108,9 +133,10 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     # Epochs, and the best of them.
     with clock("training"):
-        step = functools.partial(training.train_steps, spec, preprocessing if from_images else None)
+        recipe = training.Recipe(spec, steps, config.warmup, preprocessing if from_images else None)
+        state = training.init_state(recipe, trainable, choice.lr, choice.weight_decay)
         best, best_epoch, log = fit(
-            run, config, trainable, frozen, len(rows["train"]), step, epoch_batches,
+            run, config, recipe, state, frozen, epoch_batches,
             lambda trained: (logits(trained, "val"), labels[rows["val"]]), check,
         )  # fmt: skip
 
@@ -128,7 +154,11 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     with clock("report"):
         whole = params.combine(best, frozen, {} if from_images else {"backbone": weights.backbone})
         record = {"data": config.data, "weights": weights.source, "random_weights": weights.random}
-        record |= {"best_epoch": best_epoch, "temperature": temperature}
+        record |= {
+            "chosen": dataclasses.asdict(choice),
+            "best_epoch": best_epoch,
+            "temperature": temperature,
+        }
         trained = {**record, "settings": runs.settings(config), "test": results["test"], "val": results["val"]}
         bundle.save(
             bundle.Bundle(spec, whole, dataset.classes, preprocessing, temperature, trained), run.folder / "model"
@@ -149,10 +179,9 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 def fit(
     run: runs.Run,
     config: TrainConfig,
-    trainable: params.Params,
+    recipe: training.Recipe,
+    state: training.State,
     frozen: params.Params,
-    count: int,
-    train_steps: Callable[..., Any],
     epoch_batches: Callable[[int], Iterator[batches.Batches]],
     validate: Callable[[params.Params], tuple[np.ndarray, np.ndarray]],
     check: Callable[[], None],
@@ -162,11 +191,7 @@ def fit(
     Returns:
       Trained parameters of the best epoch, its number (from 1), and the log, a row an epoch.
     """
-    steps_per_epoch = math.ceil(count / config.batch_size)
-    optimizer = training.make_optimizer(config, config.epochs * steps_per_epoch)
-    schedule = training.make_schedule(config.peak_lr, config.epochs * steps_per_epoch, config.warmup)
-    state = training.init_state(trainable, optimizer)
-    key = jax.random.key(config.seed)
+    key, count = jax.random.key(config.seed), int(np.ceil(recipe.steps / config.epochs)) * config.batch_size
     with Checkpoints(run.folder / "checkpoints") as checkpoints, runs.EventLog(run.folder) as events:
         done = checkpoints.latest or 0
         log = run.read_log(done)
@@ -177,7 +202,7 @@ def fit(
             start, totals = time.monotonic(), {"loss": 0.0, "correct": 0.0, "count": 0.0}
             with console.bar(f"epoch {epoch + 1}", count, summary=False) as advance:
                 for some in epoch_batches(epoch):
-                    state, sums = train_steps(optimizer, state, frozen, some, key)
+                    state, sums = training.train_steps(recipe, state, frozen, some, key)
                     totals = {name: totals[name] + float(sums[name]) for name in totals}
                     advance(int(sums["count"]))
                     check()
@@ -189,13 +214,13 @@ def fit(
                 "train_accuracy": totals["correct"] / totals["count"],
                 "val_loss": evaluate.cross_entropy(val_logits, val_labels),
                 "val_accuracy": float((val_logits.argmax(-1) == val_labels).mean()),
-                "lr": float(np.asarray(schedule(int(state["step"]) - 1))),
-                "images_per_second": count / seconds,
+                "lr": float(state["lr"]) * float(training.learning_rate(recipe, int(state["step"]) - 1)),
+                "images_per_second": totals["count"] / seconds,
                 "seconds": seconds,
             }
             if not math.isfinite(row["train_loss"]):
                 raise UserError(
-                    f"the loss is {row['train_loss']} in epoch {epoch + 1}: try an --lr below {config.peak_lr:g}. "
+                    f"the loss is {row['train_loss']} in epoch {epoch + 1}: try an --lr below {float(state['lr']):g}. "
                     f"The best checkpoint so far (epoch {checkpoints.best or 'none'}) is safe in {run.folder}."
                 )
             log.append(row)
@@ -216,7 +241,7 @@ def make_spec(config: TrainConfig, classes: int) -> model.ModelSpec:
     notebook = config.head == "notebook"
     head = model.HeadSpec(
         classes=classes,
-        features="flatten" if notebook else config.features,
+        features="flatten" if notebook else ("all" if config.features == "auto" else config.features),
         hidden=HIDDEN[config.head],
         dropout=config.dropout,
         standardize=not notebook,

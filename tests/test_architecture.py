@@ -14,7 +14,7 @@ LAYERS = [
     ["model", "augment", "data", "winograd"],
     ["batches", "features", "training", "checkpoint", "bundle"],
     ["predict", "evaluate", "report", "runs"],
-    ["live"],
+    ["grid", "live"],
 ]
 ONLY_IN = {
     "orbax": {"vgg_flax/checkpoint.py"},

@@ -9,14 +9,13 @@ import pytest
 
 from vgg_flax import params, training
 from vgg_flax.checkpoint import Checkpoints, rank
-from vgg_flax.config import TrainConfig
 from vgg_flax.model import init_head
 
 
 @pytest.fixture
 def state(small_spec):
     trainable, _ = params.partition({"head": init_head(small_spec, jax.random.key(0))}, training.TRAINABLE["none"])
-    return training.init_state(trainable, training.make_optimizer(TrainConfig(), 10))
+    return training.init_state(training.Recipe(small_spec, 10, 0.1), trainable, 1e-3, 1e-2)
 
 
 def metrics(accuracy, loss):

@@ -152,6 +152,16 @@ def test_whole_keras_model_comes_back(tmp_path):
     np.testing.assert_allclose(Predictor(back, engine="xla").probabilities(photos), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_verify_never_builds_a_stranger_s_layers(tmp_path, suffix):
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Lambda(lambda x: x), keras.layers.Dense(2)])
+    path = tmp_path / f"m.{suffix}"
+    model.save(path)
+    with pytest.raises(UserError, match="which no export of ours has"):
+        verify.check(make(), path, "keras")
+
+
 def test_command_line(tmp_path, capsys):
     bundle.save(make(), tmp_path / "run" / "model")
     main(["export", str(tmp_path / "run"), str(tmp_path / "m.onnx")])

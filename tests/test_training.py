@@ -1,6 +1,5 @@
 """The head's training: what changes, what must not, and that every picture counts once."""
 
-import dataclasses
 import math
 
 import jax
@@ -11,10 +10,13 @@ import pytest
 
 from vgg_flax import model, params, training
 from vgg_flax.batches import Batches, feature_batches, image_batches, plan_epoch
-from vgg_flax.config import TrainConfig
 from vgg_flax.preprocess import normalize
 
-CONFIG = TrainConfig(lr=1e-2, epochs=2)
+LR, DECAY = 1e-2, 1e-2
+
+
+def recipe(spec, preprocessing=None, steps=10, warmup=0.1):
+    return training.Recipe(spec, steps, warmup, preprocessing)
 
 
 def network(spec):
@@ -32,9 +34,8 @@ def feature_data(spec, steps=3, batch=8):
 
 def run(spec, unfreeze, data, preprocessing=None):
     trainable, frozen = params.partition(network(spec), training.TRAINABLE[unfreeze])
-    optimizer = training.make_optimizer(CONFIG, 10)
-    state = training.init_state(trainable, optimizer)
-    return training.train_steps(spec, preprocessing, optimizer, state, frozen, data, jax.random.key(0))
+    how = recipe(spec, preprocessing)
+    return training.train_steps(how, training.init_state(how, trainable, LR, DECAY), frozen, data, jax.random.key(0))
 
 
 @pytest.mark.parametrize(("unfreeze", "moves"), [
@@ -61,11 +62,9 @@ def test_only_the_trained_part_is_differentiated(small_spec, preprocessing):
     counts = {}
     for unfreeze in ("none", "block5", "all"):
         trainable, frozen = params.partition(network(small_spec), training.TRAINABLE[unfreeze])
-        optimizer = training.make_optimizer(CONFIG, 10)
-        state = training.init_state(trainable, optimizer)
-        lowered = training.train_steps.lower(
-            small_spec, preprocessing, optimizer, state, frozen, data, jax.random.key(0)
-        )
+        how = recipe(small_spec, preprocessing)
+        state = training.init_state(how, trainable, LR, DECAY)
+        lowered = training.train_steps.lower(how, state, frozen, data, jax.random.key(0))
         counts[unfreeze] = lowered.as_text().count("stablehlo.convolution")
     # 13 forward; a backward pass adds a filter gradient per trained layer and an input gradient between them.
     assert counts == {"none": 13, "block5": 18, "all": 38}
@@ -85,19 +84,18 @@ def test_padding_counts_nowhere(small_spec):
 
 
 def test_a_scan_over_steps_equals_the_steps_one_by_one(small_spec):
-    data = feature_data(small_spec)
-    trainable, frozen = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
-    optimizer = training.make_optimizer(CONFIG, 10)
-    key = jax.random.key(0)
-    together, _ = training.train_steps(
-        small_spec, None, optimizer, training.init_state(trainable, optimizer), frozen, data, key
-    )
-    trainable, _ = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
-    state = training.init_state(trainable, optimizer)
+    data, how, key = feature_data(small_spec), recipe(small_spec), jax.random.key(0)
+
+    def start():
+        parts = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
+        return training.init_state(how, parts[0], LR, DECAY), parts[1]
+
+    state, frozen = start()
+    together, _ = training.train_steps(how, state, frozen, data, key)
+    state, frozen = start()
     for i in range(3):
-        state, _ = training.train_steps(
-            small_spec, None, optimizer, state, frozen, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], data), key
-        )
+        one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], data)
+        state, _ = training.train_steps(how, state, frozen, one, key)
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -106,7 +104,7 @@ def test_weight_decay_touches_kernels_only(small_spec):
     trainable, _ = params.partition({"head": network(small_spec)["head"]}, training.TRAINABLE["none"])
     trainable["head"]["predictions"]["kernel"] += 1.0
     trainable["head"]["predictions"]["bias"] += 1.0
-    optimizer = training.make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.5, warmup=0.0), 10)
+    optimizer = training.make_optimizer(recipe(small_spec, warmup=0.0), jnp.float32(LR), jnp.float32(0.5))
     zeros = jax.tree.map(jnp.zeros_like, trainable)
     updates, _ = optimizer.update(zeros, optimizer.init(trainable), trainable)
     assert (updates["head"]["predictions"]["kernel"] < 0).all()
@@ -115,7 +113,7 @@ def test_weight_decay_touches_kernels_only(small_spec):
 
 def test_backbone_learns_at_a_tenth_of_the_head(small_spec):
     trainable, _ = params.partition(network(small_spec), training.TRAINABLE["block5"])
-    optimizer = training.make_optimizer(dataclasses.replace(CONFIG, weight_decay=0.0, warmup=0.0), 10)
+    optimizer = training.make_optimizer(recipe(small_spec, warmup=0.0), jnp.float32(LR), jnp.float32(0.0))
     ones = jax.tree.map(jnp.ones_like, trainable)
     updates, _ = optimizer.update(ones, optimizer.init(trainable), trainable)
     flat = params.flatten(updates)
@@ -125,8 +123,8 @@ def test_backbone_learns_at_a_tenth_of_the_head(small_spec):
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.1), (2, 0.5), (100, 0.1), (100, 0.0)])
 def test_schedule_rises_to_its_peak_and_ends_near_zero(steps, warmup):
-    schedule = training.make_schedule(1.0, steps, warmup)
-    rates = np.array([float(schedule(i)) for i in range(steps + 1)])
+    how = training.Recipe(None, steps, warmup)  # the network does not matter here
+    rates = np.array([float(training.learning_rate(how, i)) for i in range(steps + 1)])
     assert np.isfinite(rates).all()
     assert rates[-1] < 0.05
     if steps == 100:
@@ -190,25 +188,25 @@ def test_training_from_features_equals_training_from_pictures(small_spec, prepro
     features = np.asarray(model.gather_features(backbone(normalize(images, preprocessing)), "all"))
     plan = plan_epoch(12, 5, views=1, seed=0, epoch=0)
     rows = np.arange(12)
-    optimizer = training.make_optimizer(CONFIG, 10)
     finals = []
     for source in ("features", "pictures"):
         trainable, frozen = params.partition(network(small_spec), training.TRAINABLE["none"])
-        state = training.init_state(trainable, optimizer)
+        how = recipe(small_spec, None if source == "features" else preprocessing)
+        state = training.init_state(how, trainable, LR, DECAY)
         if source == "features":
-            epoch, record = feature_batches([(features, rows)], labels, plan), None
+            epoch = feature_batches([(features, rows)], labels, plan)
         else:
             epoch = image_batches(images, rows, labels, plan, lambda batch, keys: batch, view=0, seed=0)
-            record = preprocessing
         for data in epoch:
-            state, _ = training.train_steps(small_spec, record, optimizer, state, frozen, data, jax.random.key(0))
+            state, _ = training.train_steps(how, state, frozen, data, jax.random.key(0))
         finals.append(state["params"]["head"]["predictions"]["kernel"])
     np.testing.assert_allclose(finals[0], finals[1], rtol=1e-3, atol=1e-6)
 
 
 def test_adamw_agrees_with_a_plain_numpy_step(small_spec):
     kernel, gradient = np.array([[0.5, -0.25]]), np.array([[0.2, -0.4]])
-    optimizer = training.make_optimizer(TrainConfig(lr=0.1, weight_decay=0.01, warmup=0.0), 1000)
+    how = recipe(small_spec, steps=1000, warmup=0.0)
+    optimizer = training.make_optimizer(how, jnp.float32(0.1), jnp.float32(0.01))
     trained = {"head": {"predictions": {"kernel": jnp.asarray(kernel)}}}
     updates, _ = optimizer.update(
         {"head": {"predictions": {"kernel": jnp.asarray(gradient)}}}, optimizer.init(trained), trained

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import math
 import os
 import re
@@ -40,6 +41,15 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Choice:
+    """What validation can choose: the features that the head reads, its peak learning rate, its weight decay."""
+
+    features: Literal["all", "block3", "block4", "block5"]
+    lr: float
+    weight_decay: float
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Train a classifier head on ImageNet VGG features, evaluate it, and leave a run folder behind."""
 
@@ -51,8 +61,9 @@ class TrainConfig:
     """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
     head: Literal["linear", "mlp", "notebook"] = "linear"
     """linear: softmax regression; mlp: one hidden layer; notebook: Flatten, Dense 4096, Dense 4096, softmax."""
-    features: Literal["all", "block3", "block4", "block5"] = "all"
-    """Average-pooled block outputs that feed a linear or mlp head; `all` is blocks 3, 4 and 5 side by side."""
+    features: Literal["auto", "all", "block3", "block4", "block5"] = "auto"
+    """Average-pooled block outputs that a linear or mlp head reads; `all` is blocks 3, 4 and 5 side by side;
+    `auto` has validation choose for a linear head, and is `all` for mlp."""
     epochs: int = 30
     """Passes over the training pictures."""
     batch_size: Annotated[int, Alias(aliases=["--batch", "-b"])] = 32
@@ -60,9 +71,9 @@ class TrainConfig:
     image_size: Annotated[int | None, Alias(aliases=["--imgsz"])] = None
     """Side of the square network input in pixels, from 32 up; unset: 224, for digits 64."""
     lr: float | None = None
-    """Peak learning rate of AdamW; unset: 3e-3 for linear, 1e-3 for mlp, 1e-4 for notebook."""
-    weight_decay: float = 1e-2
-    """Decoupled weight decay, kernels only."""
+    """Peak learning rate of AdamW; unset: validation chooses for linear; 1e-3 for mlp, 1e-4 for notebook."""
+    weight_decay: float | None = None
+    """Decoupled weight decay, kernels only; unset: validation chooses for linear; 1e-2 for the others."""
     warmup: float = 0.1
     """Fraction of all steps in which the learning rate rises from zero; it falls as a cosine afterwards."""
     dropout: float = 0.0
@@ -101,7 +112,8 @@ class TrainConfig:
         _check("image-size", size, size is None or 32 <= size <= 1024, "32 to 1024 (pixels)")
         ok = self.lr is None or (math.isfinite(self.lr) and self.lr > 0)
         _check("lr", self.lr, ok, "a positive number such as 1e-3")
-        _check("weight-decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        decay = self.weight_decay
+        _check("weight-decay", decay, decay is None or (math.isfinite(decay) and decay >= 0), "0 or more")
         _check("warmup", self.warmup, 0 <= self.warmup < 1, "0 up to, not including, 1")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "0 up to, not including, 1")
         _check("views", self.views, self.views >= 1, "at least 1")
@@ -125,18 +137,29 @@ class TrainConfig:
         """Side of the network input in pixels."""
         return self.image_size or (64 if self.data == "digits" else 224)
 
-    @property
-    def peak_lr(self) -> float:
-        """Peak learning rate."""
-        return self.lr or {"linear": 3e-3, "mlp": 1e-3, "notebook": 1e-4}[self.head]
+    def choices(self) -> list[Choice]:
+        """What the settings leave open, as all combinations: one when there is nothing to choose."""
+        searches = self.head == "linear" and self.unfreeze == "none"
+        features = ("block4", "block5", "all", "block3") if searches else ("all",)
+        rates = {"linear": (3e-3, 1e-3, 1e-2), "mlp": (1e-3,), "notebook": (1e-4,)}[self.head]
+        decays = (1e-2, 1e-4, 1.0)
+        options = itertools.product(
+            features if self.features == "auto" else (self.features,),
+            (rates if searches else rates[:1]) if self.lr is None else (self.lr,),
+            (decays if searches else decays[:1]) if self.weight_decay is None else (self.weight_decay,),
+        )
+        return [Choice(*option) for option in options]
+
+    def chosen(self, choice: Choice) -> TrainConfig:
+        """The same settings with nothing left open."""
+        return dataclasses.replace(self, **dataclasses.asdict(choice))
 
     def resolved(self) -> TrainConfig:
-        """The same settings with every unset value filled in."""
+        """The same settings with every value filled in that the data does not decide."""
         flip = self.augment.flip if self.augment.flip is not None else self.data != "digits"
         return dataclasses.replace(
             self,
             image_size=self.size,
-            lr=self.peak_lr,
             augment=dataclasses.replace(self.augment, flip=flip),
         )
 

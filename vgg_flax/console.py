@@ -47,6 +47,18 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
             say(f"  and {len(bad) - 10} more")
 
 
+def show_search(results: Sequence[Any], shown: int = 5) -> None:
+    """The best members of a grid of heads."""
+    title = f"{len(results)} heads tried"
+    columns = [Column(name, justify="right") for name in ("lr", "weight decay", "val accuracy", "val loss")]
+    table = Table(Column(title), *columns, box=box.SIMPLE_HEAD)
+    for result in results[:shown]:
+        choice = result.choice
+        figures = (f"{choice.lr:g}", f"{choice.weight_decay:g}", f"{result.val_accuracy:.2%}", f"{result.val_loss:.4f}")
+        table.add_row(choice.features, *figures)
+    console.print(table)
+
+
 def show_epoch(row: dict[str, float], epochs: int, *, best: bool) -> None:
     """One line an epoch."""
     figures = [

@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vgg_flax.params import Params
@@ -202,6 +203,15 @@ def gather_features(blocks: dict[str, jax.Array], features: Features) -> jax.Arr
         return last.reshape(last.shape[0], -1).astype(jnp.float32)
     pooled = [blocks[f"block{i}"].astype(jnp.float32).mean((1, 2)) for i in POOLED_BLOCKS[features]]
     return jnp.concatenate(pooled, axis=-1)
+
+
+def feature_columns(spec: ModelSpec, features: Features) -> np.ndarray:
+    """Where `features` lie among those that the head of `spec` reads: int `[n]`."""
+    if features == "flatten":
+        return np.arange(spec.head_inputs)
+    blocks = POOLED_BLOCKS[spec.head.features]
+    owners = np.repeat(blocks, [spec.backbone.blocks[i - 1][-1] for i in blocks])
+    return np.flatnonzero(np.isin(owners, POOLED_BLOCKS[features]))
 
 
 def conv_layers(spec: BackboneSpec) -> list[tuple[str, int]]:

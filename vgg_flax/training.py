@@ -1,11 +1,13 @@
 """Training the head, and on request the backbone: a jitted scan over prepared batches.
 
-The state is a plain dict, {"params": what is trained, "opt_state": optax's, "step": int}, so that a checkpoint is
-nothing but arrays. What is frozen is an argument beside it and has no gradient at all.
+The state is a plain dict, {"params": what is trained, "opt_state": optax's, "step", "lr", "weight_decay"}, so that a
+checkpoint is nothing but arrays and a grid of heads is a `vmap` over states. What is frozen is an argument beside it
+and has no gradient at all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Hashable
 from typing import Any
@@ -16,7 +18,6 @@ import numpy as np
 import optax
 
 from vgg_flax.batches import Batches
-from vgg_flax.config import TrainConfig
 from vgg_flax.model import ModelSpec, bind, bind_head
 from vgg_flax.params import Params, combine, flatten, unflatten
 from vgg_flax.preprocess import Preprocessing, normalize
@@ -30,46 +31,61 @@ TRAINABLE = {
 }
 
 
-def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a training step is compiled for.
+
+    Attributes:
+      spec: the network.
+      steps: optimiser steps in the whole run.
+      warmup: share of them in which the learning rate rises.
+      preprocessing: None when the inputs are features; given, they are images.
+    """
+
+    spec: ModelSpec
+    steps: int
+    warmup: float
+    preprocessing: Preprocessing | None = None
+
+
+def init_state(recipe: Recipe, trainable: Params, lr: Any, weight_decay: Any) -> State:
+    """The state before the first step; the learning rate is the head's at its peak. Both are scalars."""
+    hyper = {"lr": jnp.asarray(lr, jnp.float32), "weight_decay": jnp.asarray(weight_decay, jnp.float32)}
+    opt_state = make_optimizer(recipe, **hyper).init(trainable)
+    return {"params": trainable, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32), **hyper}
+
+
+def make_optimizer(recipe: Recipe, lr: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
     """AdamW with warm-up and cosine decay to zero; kernels alone decay; the backbone learns at a tenth."""
 
     def adamw(scale: float) -> optax.GradientTransformation:
-        schedule = make_schedule(config.peak_lr * scale, steps, config.warmup)
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel)
+        def rate(step: Any) -> jax.Array:
+            return lr * scale * jnp.asarray(learning_rate(recipe, step))
+
+        return optax.adamw(rate, weight_decay=weight_decay, mask=_is_kernel)  # type: ignore[arg-type]
 
     transforms: dict[Hashable, optax.GradientTransformation] = {"head": adamw(1.0), "backbone": adamw(BACKBONE_LR)}
     return optax.partition(transforms, lambda params: {part: part for part in params})
 
 
-def make_schedule(peak: float, steps: int, warmup: float) -> optax.Schedule:
-    """Learning rate at a step: from peak/100 up to `peak` in the first `warmup` share, then a cosine down to 0."""
-    rise = min(max(1, round(steps * warmup)), steps - 1) if warmup else 0
-    return optax.warmup_cosine_decay_schedule(peak / 100 if rise else peak, peak, rise, max(steps, rise + 1))
+def learning_rate(recipe: Recipe, step: Any) -> Any:
+    """Share of the peak at a step: from 1 % up to 1 while warming up, then a cosine down to 0."""
+    rise = min(max(1, round(recipe.steps * recipe.warmup)), recipe.steps - 1) if recipe.warmup else 0
+    schedule = optax.warmup_cosine_decay_schedule(0.01 if rise else 1.0, 1.0, rise, max(recipe.steps, rise + 1))
+    return schedule(step)
 
 
 def _is_kernel(params: Params) -> Params:
     return unflatten({path: path.endswith("kernel") for path in flatten(params)})
 
 
-def init_state(trainable: Params, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step."""
-    return {"params": trainable, "opt_state": optimizer.init(trainable), "step": jnp.zeros((), jnp.int32)}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnames="state")
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="state")
 def train_steps(
-    spec: ModelSpec,
-    preprocessing: Preprocessing | None,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    frozen: Params,
-    batches: Batches,
-    key: jax.Array,
+    recipe: Recipe, state: State, frozen: Params, batches: Batches, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """Optimiser steps over the leading axis of `batches`.
 
     Args:
-      preprocessing: None when the inputs are features; given, they are images.
       frozen: parameters without a gradient; together with state["params"] they are all that the inputs need.
       key: for dropout, folded with the step number.
 
@@ -80,19 +96,21 @@ def train_steps(
     def loss_fn(trainable: Params, batch: Batches, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         params = combine(trainable, frozen)
         dropout_key = jax.random.fold_in(key, step)
-        if preprocessing is None:
-            logits = bind_head(spec, params["head"])(batch.inputs, dropout_key)
+        if recipe.preprocessing is None:
+            logits = bind_head(recipe.spec, params["head"])(batch.inputs, dropout_key)
         else:
-            model = bind(spec, params)
-            logits = model.classify(model.features(normalize(batch.inputs, preprocessing)), dropout_key)
+            model = bind(recipe.spec, params)
+            features = model.features(normalize(batch.inputs, recipe.preprocessing))
+            logits = model.classify(features, dropout_key)
         sums = score(logits, batch.labels, batch.weights)
         return sums["loss"] / sums["count"], sums
 
     def one_step(state: State, batch: Batches) -> tuple[State, dict[str, jax.Array]]:
+        optimizer = make_optimizer(recipe, state["lr"], state["weight_decay"])
         grads, sums = jax.grad(loss_fn, has_aux=True)(state["params"], batch, state["step"])
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, sums
+        return state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, sums
 
     state, sums = jax.lax.scan(one_step, state, batches)
     return state, jax.tree.map(jnp.sum, sums)

@@ -20,6 +20,7 @@ from weights_convert.rules import DEPTHS, DIALECTS, TOP_LAYERS, Dialect, Rule, c
 if TYPE_CHECKING:
     from vgg_flax.model import BackboneSpec
 
+HEAD = "a head of its own"
 Statistics = tuple[float, float, float]
 
 
@@ -191,4 +192,4 @@ def _statistics(source: Source, table: Dialect) -> tuple[Statistics, Statistics]
 def _rest(source: Source, moves: dict[str, Move]) -> tuple[tuple[str, str], ...]:
     used = {part.tensor.name for move in moves.values() for part in (move, *move.norm.values())}
     spare = [tensor.name for tensor in source.tensors if tensor.name not in used]
-    return (*((name, "a head of its own") for name in spare), *source.left_out)
+    return (*((name, HEAD) for name in spare), *source.left_out)

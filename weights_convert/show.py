@@ -6,14 +6,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from weights_convert.convert import Plan
+from weights_convert.convert import HEAD, Plan
 from weights_convert.recipes import MEANINGS
 from weights_convert.verify import TOLERANCE, Verdict
 from weights_convert.whole import Score
 
 
-def plan(found: Plan) -> None:
-    """Print which tensor becomes which parameter, and what is left out and why."""
+def plan(found: Plan, whole: bool = False) -> None:
+    """Print which tensor becomes which parameter, and what is left out and why; of a whole model, the head is used."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)  # a pipe has no width of its own, and folded names can't be searched
@@ -25,14 +25,16 @@ def plan(found: Plan) -> None:
         note = ", ".join(filter(None, (changed, "BGR to RGB" if move.flip else "")))
         table.add_row(escape(move.tensor.name), _shape(move.tensor.shape), target, note)
     for name, reason in _grouped(found.left_out):
-        table.add_row(escape(name), "", f"left out: {reason}", "", style="dim")
+        becomes = "head" if whole and reason == HEAD else f"left out: {reason}"
+        table.add_row(escape(name), "", becomes, "", style="dim")
     console.print(table)
+    left = sum(not (whole and reason == HEAD) for _, reason in found.left_out)
     values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
     mean = ", ".join(f"{v:g}" for v in found.mean)
     std = ", ".join(f"{v:g}" for v in found.std)
     line(
         f"{found.dialect}: {found.table.title}. {len(found.moves)} tensors, {values:,} values"
-        f"{', with the three layers on top' if found.has_top else ''}; {len(found.left_out)} left out."
+        f"{', with the three layers on top' if found.has_top else ''}; {left} left out."
     )
     line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
 
@@ -45,11 +47,12 @@ def scores(found: list[Score], photos: int) -> None:
     for i, score in enumerate(found):
         order, scaling = score.recipe.name.split("-")
         meaning = f"{order.upper()}, {MEANINGS[scaling]}"
-        style = "bold green" if i == 0 else None
+        style = "bold green" if i == 0 else None if score.tied else "dim"
         table.add_row(score.recipe.name, meaning, f"{score.accuracy:.3f}", f"{score.loss:.3f}", style=style)
     Console().print(table)
-    if len(found) > 1 and found[0].accuracy - found[1].accuracy < 0.05:
-        line("The first two are close: check the labels by eye, or give more photos.")
+    if tied := [score.recipe.name for score in found[1:] if score.tied]:
+        names = ", ".join(tied)
+        line(f"warning: within chance of the first: {names}. If you know how it was, say so with --preprocess.")
 
 
 def verdict(found: Verdict) -> None:

@@ -12,12 +12,25 @@ import numpy as np
 
 from vgg_flax.config import UserError
 from vgg_flax.params import flatten
+from weights_convert.readers import open_source
+from weights_convert.readers.base import printable
 
 if TYPE_CHECKING:
     from vgg_flax.bundle import Bundle
 
 TOLERANCE = 1e-5
 PICTURES = 8
+EXPORTED = {"Functional", "InputLayer", "Normalization", "Conv2D", "MaxPooling2D", "GlobalAveragePooling2D"}
+EXPORTED |= {
+    "Flatten",
+    "Concatenate",
+    "Dense",
+    "GlorotUniform",
+    "Zeros",
+    "DTypePolicy",
+    "__keras_tensor__",
+    "__numpy__",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +85,6 @@ def noise(size: int) -> np.ndarray:
 
 def _arrays(bundle: Bundle, path: Path) -> Verdict:
     from weights_convert.convert import plan
-    from weights_convert.readers import open_source
 
     with open_source(path) as source:
         found = flatten(plan(source, bundle.spec.backbone).read("backbone"))
@@ -90,12 +102,29 @@ def _onnx(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
     return f"onnxruntime {onnxruntime.__version__}", lambda images: session.run(None, {"images": images})[0]
 
 
+def _only_our_layers(path: Path) -> None:
+    """Keras builds what a file names, and a Lambda is code. An export of ours names nothing but these."""
+    with open_source(path) as source:
+        stack = [source.config]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            name = node.get("class_name")
+            if name is not None and name not in EXPORTED:
+                what = f"a {printable(name)}, which no export of ours has"
+                raise UserError(f"{path} names {what}, and is not loaded. Expected a file that `export` wrote.")
+            stack += node.values()
+        elif isinstance(node, list):
+            stack += node
+
+
 def _keras(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         import keras
     except ImportError:
         raise UserError("Keras is missing, which runs this format: pip install keras, or --no-verify.") from None
+    _only_our_layers(path)
     model: Any = keras.models.load_model(path, compile=False)
     return f"Keras {keras.__version__}", lambda images: model(images.astype(np.float32), training=False)
 
