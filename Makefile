@@ -11,7 +11,7 @@ demo: .venv/base
 	$(BIN)/python train.py
 
 test: .venv/test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/dev
 	$(BIN)/ruff check .

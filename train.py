@@ -32,7 +32,7 @@ from vgg_flax.data.split import assign_splits
 from vgg_flax.features import Extractor, batch_size, extract_view
 from vgg_flax.preprocess import Preprocessing
 
-HIDDEN = {"linear": (), "mlp": (256,), "notebook": (4096, 4096)}
+HIDDEN = {"linear": (), "logreg": (), "mlp": (256,), "notebook": (4096, 4096)}
 
 
 def train(run: runs.Run, check: Callable[[], None]) -> None:
@@ -79,17 +79,22 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     def plan(epoch: int) -> batches.Plan:
         return batches.plan_epoch(len(train_labels), config.batch_size, len(views), config.seed, epoch)
 
+    def stored_batches(epoch: int) -> Iterator[batches.Batches]:
+        if config.head == "logreg":
+            return iter([batches.all_at_once(views, train_labels)])
+        return batches.feature_batches(views, train_labels, plan(epoch))
+
     # Search: many heads at once on the stored features; validation picks what the settings leave open.
+    solver = "lbfgs" if config.head == "logreg" else "adamw"
     steps = config.epochs * math.ceil(len(train_labels) / config.batch_size)
     key = jax.random.key(config.seed)
     constants = training.standardization(clean[rows["train"]]) if spec.head.standardize else {}
     choices, results = config.choices(), []
     if len(choices) > 1:
         with clock("search"):
-            recipe = training.Recipe(spec, steps, config.warmup)
+            recipe = training.Recipe(spec, steps, config.warmup, solver=solver)
             results = grid.search(
-                recipe, choices, constants, config.epochs,
-                lambda epoch: batches.feature_batches(views, train_labels, plan(epoch)),
+                recipe, choices, constants, config.epochs, stored_batches,
                 clean[rows["val"]], labels[rows["val"]], key, check,
             )  # fmt: skip
         run.write_table("search.csv", grid.COLUMNS, [result.row() for result in results])
@@ -118,7 +123,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     def epoch_batches(epoch: int) -> Iterator[batches.Batches]:
         if config.cache == "features":
-            return batches.feature_batches(views, train_labels, plan(epoch))
+            return stored_batches(epoch)
         view = epoch if config.views > 1 else 0
         images, chosen = pictures.images, rows["train"]
         return batches.image_batches(images, chosen, train_labels, plan(epoch), fresh, view=view, seed=config.seed)
@@ -133,7 +138,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     # Epochs, and the best of them.
     with clock("training"):
-        recipe = training.Recipe(spec, steps, config.warmup, preprocessing if from_images else None)
+        recipe = training.Recipe(spec, steps, config.warmup, preprocessing if from_images else None, solver)
         state = training.init_state(recipe, trainable, choice.lr, choice.weight_decay)
         best, best_epoch, log = fit(
             run, config, recipe, state, frozen, epoch_batches,

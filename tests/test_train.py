@@ -164,7 +164,7 @@ def test_a_loss_that_explodes_stops_with_advice(workplace, finished):
 @pytest.mark.parametrize("options", [
     ("--model", "vgg19", "--head", "mlp", "--dropout", "0.2"),
     ("--cache", "none", "--features", "block5"),
-    ("--features", "auto", "--epochs", "3"),
+    ("--features", "auto", "--head", "logreg"),
     ("--unfreeze", "block5", "--epochs", "2"),
     ("--head", "notebook", "--lr", "0.001"),
     ("--precision", "bfloat16", "--epochs", "2"),

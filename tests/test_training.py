@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from vgg_flax import model, params, training
-from vgg_flax.batches import Batches, feature_batches, image_batches, plan_epoch
+from vgg_flax.batches import Batches, all_at_once, feature_batches, image_batches, plan_epoch
 from vgg_flax.preprocess import normalize
 
 LR, DECAY = 1e-2, 1e-2
@@ -215,3 +215,22 @@ def test_adamw_agrees_with_a_plain_numpy_step(small_spec):
     # The first Adam step is the gradient's sign; decoupled decay is added to it (Loshchilov and Hutter, 2019).
     expected = kernel - 0.1 * (gradient / (np.abs(gradient) + 1e-8) + 0.01 * kernel)
     np.testing.assert_allclose(stepped, expected, rtol=1e-5)
+
+
+def test_lbfgs_finds_the_minimum_that_scikit_learn_finds(small_spec):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60).astype(np.int32)
+    features = rng.normal(size=(60, small_spec.head_inputs)).astype(np.float32) + labels[:, None] / 2
+    decay = 0.05
+    how = training.Recipe(small_spec, 60, 0.1, solver="lbfgs")
+    start = {"predictions": {"kernel": jnp.zeros((small_spec.head_inputs, 3)), "bias": jnp.zeros(3)}}
+    constants = {"mean": jnp.zeros(small_spec.head_inputs), "std": jnp.ones(small_spec.head_inputs)}
+    state = training.init_state(how, {"head": start}, 1.0, decay)
+    data = all_at_once([(features, np.arange(60))], labels)
+    for _ in range(60):
+        state, _ = training.train_steps(how, state, {"head": {"standardize": constants}}, data, jax.random.key(0))
+    # scikit-learn minimises C * (sum of losses) + |W|^2 / 2; ours is (mean of losses) + decay * |W|^2 / 2.
+    theirs = LogisticRegression(C=1 / (60 * decay), tol=1e-8, max_iter=5000).fit(features, labels)
+    np.testing.assert_allclose(state["params"]["head"]["predictions"]["kernel"], theirs.coef_.T, atol=2e-3)

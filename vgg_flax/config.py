@@ -59,11 +59,12 @@ class TrainConfig:
     """Backbone."""
     weights: str = "imagenet"
     """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
-    head: Literal["linear", "mlp", "notebook"] = "linear"
-    """linear: softmax regression; mlp: one hidden layer; notebook: Flatten, Dense 4096, Dense 4096, softmax."""
+    head: Literal["linear", "logreg", "mlp", "notebook"] = "linear"
+    """linear: softmax regression by AdamW; logreg: the same by L-BFGS, an iteration an epoch; mlp: one hidden layer;
+    notebook: Flatten, Dense 4096, Dense 4096, softmax."""
     features: Literal["auto", "all", "block3", "block4", "block5"] = "auto"
     """Average-pooled block outputs that a linear or mlp head reads; `all` is blocks 3, 4 and 5 side by side;
-    `auto` has validation choose for a linear head, and is `all` for mlp."""
+    `auto` has validation choose for linear and logreg, and is `all` for mlp."""
     epochs: int = 30
     """Passes over the training pictures."""
     batch_size: Annotated[int, Alias(aliases=["--batch", "-b"])] = 32
@@ -71,9 +72,10 @@ class TrainConfig:
     image_size: Annotated[int | None, Alias(aliases=["--imgsz"])] = None
     """Side of the square network input in pixels, from 32 up; unset: 224, for digits 64."""
     lr: float | None = None
-    """Peak learning rate of AdamW; unset: validation chooses for linear; 1e-3 for mlp, 1e-4 for notebook."""
+    """Peak learning rate of AdamW; unset: validation chooses for linear, 1e-3 for mlp, 1e-4 for notebook."""
     weight_decay: float | None = None
-    """Decoupled weight decay, kernels only; unset: validation chooses for linear; 1e-2 for the others."""
+    """Decoupled weight decay, kernels only, for logreg L2 regularisation of the mean loss; unset: validation chooses
+    for linear and logreg; 1e-2 for the others."""
     warmup: float = 0.1
     """Fraction of all steps in which the learning rate rises from zero; it falls as a cosine afterwards."""
     dropout: float = 0.0
@@ -129,6 +131,8 @@ class TrainConfig:
             limit = 180.0 if field.name == "rotation" else 1.0
             ok = value is None or 0 <= value <= limit
             _check(field.name, value, ok, f"0 to {limit:g}")
+        whole = self.unfreeze == "none" and self.cache == "features"
+        _check("head", self.head, self.head != "logreg" or whole, "another one with --unfreeze or --cache none")
         if self.unfreeze != "none" and self.cache == "features":
             object.__setattr__(self, "cache", "none")  # a trained backbone has no features to keep
 
@@ -139,10 +143,10 @@ class TrainConfig:
 
     def choices(self) -> list[Choice]:
         """What the settings leave open, as all combinations: one when there is nothing to choose."""
-        searches = self.head == "linear" and self.unfreeze == "none"
+        searches = self.head in ("linear", "logreg") and self.unfreeze == "none"
         features = ("block4", "block5", "all", "block3") if searches else ("all",)
-        rates = {"linear": (3e-3, 1e-3, 1e-2), "mlp": (1e-3,), "notebook": (1e-4,)}[self.head]
-        decays = (1e-2, 1e-4, 1.0)
+        rates = {"linear": (3e-3, 1e-3, 1e-2), "logreg": (1.0,), "mlp": (1e-3,), "notebook": (1e-4,)}[self.head]
+        decays = (1e-2, 1e-3, 1e-1, 1e-4) if self.head == "logreg" else (1e-2, 1e-4, 1.0)
         options = itertools.product(
             features if self.features == "auto" else (self.features,),
             (rates if searches else rates[:1]) if self.lr is None else (self.lr,),

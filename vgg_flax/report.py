@@ -67,7 +67,8 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(side + 0.09 * longest, side))
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axis.set(xlabel="predicted", ylabel="truth", xticks=range(n), yticks=range(n))
+        ylabel = "truth (each row: 100 %)" if normalize else "truth"
+        axis.set(xlabel="predicted", ylabel=ylabel, xticks=range(n), yticks=range(n))
         turned = longest > 6 and n > 3
         axis.set_xticklabels(names, rotation=45 if turned else 0, ha="right" if turned else "center")
         axis.set_yticklabels(names)
@@ -83,8 +84,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path
                     colour = "white" if share > 0.5 else (BAD if i != j else INK)
                     axis.text(j, i, text, ha="center", va="center", color=colour, size=_number_size(n))
         accuracy = np.trace(counts) / max(counts.sum(), 1)
-        what = "share of each true class" if normalize else "pictures"
-        axis.set_title(f"Test: {accuracy:.2%} right ({what})")
+        axis.set_title(f"Test: {accuracy:.2%} right")
         _save(figure, path)
 
 

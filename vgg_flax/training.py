@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,23 +40,32 @@ class Recipe:
       steps: optimiser steps in the whole run.
       warmup: share of them in which the learning rate rises.
       preprocessing: None when the inputs are features; given, they are images.
+      solver: `adamw`, or `lbfgs` for a convex head that sees all pictures in every step.
     """
 
     spec: ModelSpec
     steps: int
     warmup: float
     preprocessing: Preprocessing | None = None
+    solver: Literal["adamw", "lbfgs"] = "adamw"
 
 
 def init_state(recipe: Recipe, trainable: Params, lr: Any, weight_decay: Any) -> State:
     """The state before the first step; the learning rate is the head's at its peak. Both are scalars."""
     hyper = {"lr": jnp.asarray(lr, jnp.float32), "weight_decay": jnp.asarray(weight_decay, jnp.float32)}
     opt_state = make_optimizer(recipe, **hyper).init(trainable)
+    if recipe.solver == "lbfgs":  # it remembers the parameters themselves, and a buffer can be donated only once
+        opt_state = jax.tree.map(jnp.copy, opt_state)
     return {"params": trainable, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32), **hyper}
 
 
 def make_optimizer(recipe: Recipe, lr: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine decay to zero; kernels alone decay; the backbone learns at a tenth."""
+    """AdamW with warm-up and cosine decay to zero, or L-BFGS with a line search.
+
+    AdamW's decay is decoupled and touches kernels alone; the backbone learns at a tenth of the rate.
+    """
+    if recipe.solver == "lbfgs":
+        return optax.lbfgs()
 
     def adamw(scale: float) -> optax.GradientTransformation:
         def rate(step: Any) -> jax.Array:
@@ -69,10 +78,18 @@ def make_optimizer(recipe: Recipe, lr: jax.Array, weight_decay: jax.Array) -> op
 
 
 def learning_rate(recipe: Recipe, step: Any) -> Any:
-    """Share of the peak at a step: from 1 % up to 1 while warming up, then a cosine down to 0."""
+    """Share of the peak at a step: from 1 % up to 1 while warming up, then a cosine down to 0. L-BFGS: always 1."""
+    if recipe.solver == "lbfgs":
+        return 1.0
     rise = min(max(1, round(recipe.steps * recipe.warmup)), recipe.steps - 1) if recipe.warmup else 0
     schedule = optax.warmup_cosine_decay_schedule(0.01 if rise else 1.0, 1.0, rise, max(recipe.steps, rise + 1))
     return schedule(step)
+
+
+def _sum_of_squares(params: Params) -> jax.Array:
+    """Of kernels alone."""
+    squares = [(leaf**2).sum() for path, leaf in flatten(params).items() if path.endswith("kernel")]
+    return jnp.stack(squares).sum()
 
 
 def _is_kernel(params: Params) -> Params:
@@ -107,8 +124,18 @@ def train_steps(
 
     def one_step(state: State, batch: Batches) -> tuple[State, dict[str, jax.Array]]:
         optimizer = make_optimizer(recipe, state["lr"], state["weight_decay"])
-        grads, sums = jax.grad(loss_fn, has_aux=True)(state["params"], batch, state["step"])
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+
+        def objective(trainable: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            loss, sums = loss_fn(trainable, batch, state["step"])
+            if recipe.solver == "lbfgs":  # AdamW has its decay in the update
+                loss += 0.5 * state["weight_decay"] * _sum_of_squares(trainable)
+            return loss, sums
+
+        (value, sums), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
+        search = {"value": value, "grad": grads, "value_fn": lambda trainable: objective(trainable)[0]}
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            grads, state["opt_state"], state["params"], **search
+        )
         params = optax.apply_updates(state["params"], updates)
         return state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, sums
 
