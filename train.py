@@ -86,7 +86,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     # Search: many heads at once on the stored features; validation picks what the settings leave open.
     solver = "lbfgs" if config.head == "logreg" else "adamw"
-    steps = config.epochs * math.ceil(len(train_labels) / config.batch_size)
+    steps = config.passes * math.ceil(len(train_labels) / config.batch_size)
     key = jax.random.key(config.seed)
     constants = training.standardization(clean[rows["train"]]) if spec.head.standardize else {}
     choices, results = config.choices(), []
@@ -94,7 +94,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
         with clock("search"):
             recipe = training.Recipe(spec, steps, config.warmup, solver=solver)
             results = grid.search(
-                recipe, choices, constants, config.epochs, stored_batches,
+                recipe, choices, constants, config.passes, stored_batches,
                 clean[rows["val"]], labels[rows["val"]], key, check,
             )  # fmt: skip
         run.write_table("search.csv", grid.COLUMNS, [result.row() for result in results])
@@ -196,14 +196,14 @@ def fit(
     Returns:
       Trained parameters of the best epoch, its number (from 1), and the log, a row an epoch.
     """
-    key, count = jax.random.key(config.seed), int(np.ceil(recipe.steps / config.epochs)) * config.batch_size
+    key, count = jax.random.key(config.seed), int(np.ceil(recipe.steps / config.passes)) * config.batch_size
     with Checkpoints(run.folder / "checkpoints") as checkpoints, runs.EventLog(run.folder) as events:
         done = checkpoints.latest or 0
         log = run.read_log(done)
         if done:
             state = checkpoints.restore(done, state)
-            console.say(f"going on after epoch {done} of {config.epochs}")
-        for epoch in range(done, config.epochs):
+            console.say(f"going on after epoch {done} of {config.passes}")
+        for epoch in range(done, config.passes):
             start, totals = time.monotonic(), {"loss": 0.0, "correct": 0.0, "count": 0.0}
             with console.bar(f"epoch {epoch + 1}", count, summary=False) as advance:
                 for some in epoch_batches(epoch):
@@ -232,7 +232,7 @@ def fit(
             run.write_log(log)  # before the checkpoint: resuming drops a row too many, but could not fill a gap
             checkpoints.save(epoch + 1, state, row | {"val_count": len(val_labels)})
             events.write(row)
-            console.show_epoch(row, config.epochs, best=checkpoints.best == epoch + 1)
+            console.show_epoch(row, config.passes, best=checkpoints.best == epoch + 1)
             check()
         if len(np.unique(validate(state["params"])[0].argmax(-1))) == 1:
             console.warn("the model gives every validation picture the same label: try a lower --lr or more epochs.")

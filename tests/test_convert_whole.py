@@ -5,12 +5,15 @@ import pytest
 from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
 
 from vgg_flax.config import UserError
-from weights_convert import convert, readers, whole
-from weights_convert.recipes import RECIPES
+from vgg_flax.model import BackboneSpec
+from weights_convert import convert, guess, readers, whole
+from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
+FIXED = [name for name in RECIPES if not name.endswith(FEATUREWISE)]
 keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
 layers = keras.layers
+WIDE = BackboneSpec("vgg16", ((8,) * 2, (16,) * 2, (32,) * 3, (64,) * 3, (64,) * 3))
 
 
 def nested(*head, before=()):
@@ -116,12 +119,12 @@ def test_whole_model_says_what_keras_says(tmp_path, kind, suffix):
     from vgg_flax.predict import Predictor
 
     photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
-    recipe = RECIPES[len(kind) % len(RECIPES)] if "by colour" not in kind and "rescaling" not in kind else "bgr-raw"
-    inputs = prepared(photos, recipe)
+    name = FIXED[len(kind) % len(FIXED)] if "by colour" not in kind and "rescaling" not in kind else "bgr-raw"
+    inputs = prepared(photos, name)
     model = shaken(MODELS[kind](), inputs)
     model.save(tmp_path / f"m.{suffix}")
     expected = keras_probabilities(model, inputs)
-    bundle = imported(tmp_path / f"m.{suffix}", recipe, tuple("abc"[: expected.shape[1]]))
+    bundle = imported(tmp_path / f"m.{suffix}", name, tuple("abc"[: expected.shape[1]]))
     found = Predictor(bundle, engine="xla").probabilities(photos)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 0.01, "the test photos must not all look alike to the model"
@@ -172,6 +175,70 @@ def test_a_branch_is_no_chain(tmp_path):
     keras.Model(inputs, outputs).save(tmp_path / "m.keras")
     with pytest.raises(UserError, match="Concatenate"):
         imported(tmp_path / "m.keras", "rgb-unit", ("a", "b"))
+
+
+def coloured(count, seed=0):
+    """Pictures of two kinds that differ in colour and in the direction of their edges, and their labels."""
+    rng = np.random.default_rng(seed)
+    ramp = np.arange(64)
+    photos, labels = [], []
+    for i in range(count):
+        kind = i % 2
+        stripes = 40 * np.sign(np.sin(ramp / rng.uniform(1, 4)))
+        photo = rng.uniform(40, 160, 3) + rng.normal(0, 15, (64, 64, 3))
+        photo = photo + (stripes[:, None, None] if kind else stripes[None, :, None])
+        photo[..., kind * 2] += 35
+        photos.append(np.clip(photo, 0, 255).astype(np.uint8))
+        labels.append(kind)
+    return np.stack(photos), np.asarray(labels)
+
+
+@pytest.mark.parametrize("name", ["rgb-unit", "bgr-unit", "bgr-symmetric", "bgr-caffe", "rgb-torch", "bgr-featurewise"])
+def test_a_trained_model_tells_its_recipe(tmp_path, name):
+    """Really trained by Keras: the recipe is first, or named among those within chance of the first."""
+    photos, labels = coloured(64)
+    measured = tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))
+    how = recipe(name, 64, measured=measured)
+    inputs = (photos - np.asarray(how.preprocessing.mean, "f4")) / np.asarray(how.preprocessing.std, "f4")
+    inputs = inputs[..., ::-1] if how.bgr else inputs
+    keras.utils.set_random_seed(0)
+    backbone = keras_backbone(WIDE, 64)
+    for layer in backbone.layers:
+        if weights := layer.get_weights():  # He's scale, so that pictures still differ at the end
+            layer.set_weights([weights[0] / 0.3 * (2 / weights[0][..., 0].size) ** 0.5, weights[1] * 0.1])
+    backbone.trainable = False
+    features = np.asarray(backbone(inputs, training=False))
+    head = [layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(2, "softmax")]
+    top = keras.Sequential([keras.Input(features.shape[1:]), *head])
+    top.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    top.fit(features, labels, batch_size=16, epochs=20, verbose=0)
+    keras.Sequential([keras.Input((64, 64, 3)), backbone, *head]).save(tmp_path / "m.keras")
+    with readers.open_source(tmp_path / "m.keras") as source:
+        plan = convert.plan(source, WIDE)
+        arrays, found = whole.read(source, plan)
+    recipes = [recipe(one, 64, measured=measured) for one in RECIPES]
+    scores = guess.score(
+        lambda one: whole.make_bundle(plan, arrays, found, ("a", "b"), one, {}), recipes, photos, labels
+    )
+    named = [score.recipe.name for score in scores if score.tied]
+    assert name in named, [(s.recipe.name, s.accuracy, s.loss, s.tied) for s in scores]
+
+
+def test_statistics_are_those_of_all_pixels(tmp_path):
+    import cv2
+
+    photos, labels = coloured(6)
+    for i, photo in enumerate(photos):
+        (tmp_path / "ab"[labels[i]]).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "ab"[labels[i]] / f"{i}.png"), photo[..., ::-1])
+    mean, std = guess.statistics(tmp_path, 64)
+    np.testing.assert_allclose(mean, photos.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, photos.astype("f8").std((0, 1, 2)), rtol=1e-6)
+    assert whole.preparation(
+        "bgr-featurewise", 64, whole.Head("block5", (), 2, {}, 64, (1,) * 3, (0,) * 3), tmp_path
+    ).bgr
+    with pytest.raises(UserError, match="give --data FOLDER"):
+        whole.preparation("bgr-featurewise", 64, whole.Head("block5", (), 2, {}, 64, (1,) * 3, (0,) * 3))
 
 
 def test_labelled_photos_find_the_recipe(tmp_path, capsys):

@@ -65,8 +65,8 @@ class TrainConfig:
     features: Literal["auto", "all", "block3", "block4", "block5"] = "auto"
     """Average-pooled block outputs that a linear or mlp head reads; `all` is blocks 3, 4 and 5 side by side;
     `auto` has validation choose for linear and logreg, and is `all` for mlp."""
-    epochs: int = 30
-    """Passes over the training pictures."""
+    epochs: int | None = None
+    """Passes over the training pictures; unset: 30, for notebook 5, as in the notebook."""
     batch_size: Annotated[int, Alias(aliases=["--batch", "-b"])] = 32
     """Pictures in an optimiser step."""
     image_size: Annotated[int | None, Alias(aliases=["--imgsz"])] = None
@@ -108,7 +108,7 @@ class TrainConfig:
     """Folder of this run inside the project; unset: train, train2, train3, ..."""
 
     def __post_init__(self) -> None:
-        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _check("epochs", self.epochs, self.epochs is None or self.epochs >= 1, "at least 1")
         _check("batch-size", self.batch_size, self.batch_size >= 1, "at least 1")
         size = self.image_size
         _check("image-size", size, size is None or 32 <= size <= 1024, "32 to 1024 (pixels)")
@@ -135,6 +135,11 @@ class TrainConfig:
         _check("head", self.head, self.head != "logreg" or whole, "another one with --unfreeze or --cache none")
         if self.unfreeze != "none" and self.cache == "features":
             object.__setattr__(self, "cache", "none")  # a trained backbone has no features to keep
+
+    @property
+    def passes(self) -> int:
+        """Number of epochs."""
+        return self.epochs or (5 if self.head == "notebook" else 30)
 
     @property
     def size(self) -> int:
@@ -164,6 +169,7 @@ class TrainConfig:
         return dataclasses.replace(
             self,
             image_size=self.size,
+            epochs=self.passes,
             augment=dataclasses.replace(self.augment, flip=flip),
         )
 

@@ -37,7 +37,8 @@ class Import:
     classes: str | None = None
     """Names of a whole model's outputs in order: a,b,c or a file with one a line; unset: folders of --data."""
     preprocess: str | None = None
-    """How pictures were prepared for a whole model: rgb- or bgr-, then unit, symmetric, caffe, torch or raw."""
+    """How pictures were prepared for a whole model: rgb- or bgr-, then unit, symmetric, caffe, torch, raw
+    or featurewise (mean and deviation of --data)."""
     data: Path | None = None
     """Labelled photos, a folder per class: tries every recipe on a few of them and keeps the best."""
     image_size: int | None = None
@@ -70,11 +71,15 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Run an exported file and the model it was made from on the same pictures; exit with 1 if they differ."""
+    """Run a file in its own runtime and here on the same pictures; exit with 1 if they differ.
+
+    verify RUN FILE: an exported file against the model it was made from. verify FILE: another framework's weight file
+    against what would be imported, stage by stage.
+    """
 
     model: tyro.conf.Positional[Path]
-    """The run or bundle folder it was made from."""
-    file: tyro.conf.Positional[Path]
+    """The run or bundle folder that the file was made from, or the only file."""
+    file: tyro.conf.Positional[Path | None] = None
     """The exported file."""
     format: Format = "auto"
     """As in export."""
@@ -143,24 +148,38 @@ def export_file(command: Export) -> None:
     megabytes = command.file.stat().st_size / 1e6
     show.line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
     if not command.no_verify:
-        _verify(command, model, name)
+        _verify(command.file, model, name)
 
 
 def verify_file(command: Verify) -> None:
     """Check a file."""
     from vgg_flax import bundle
-    from weights_convert import writers
+    from weights_convert import foreign, show, writers
     from weights_convert.readers.base import regular_file
 
+    if command.file is None:
+        runtime, stages = foreign.compare(regular_file(command.model), _photos(command.data))
+        show.stages(command.model, runtime, stages)
+        if not all(stage.good for stage in stages):
+            raise SystemExit(1)
+        return
     name = writers.format_of(regular_file(command.file), command.format)
-    _verify(command, bundle.load(command.model), name, command.data)
+    _verify(command.file, bundle.load(command.model), name, command.data)
 
 
-def _verify(command: Export | Verify, model: Any, name: str, data: Path | None = None) -> None:
-    from weights_convert import show, verify, whole
+def _photos(data: Path | None) -> Any:
+    """A few photos of 224 pixels, or None for noise."""
+    from vgg_flax.data.folder import open_dataset
+    from weights_convert import guess
 
-    images = whole.sample(data, model.classes, model.spec.image_size)[0] if data else None
-    verdict = verify.check(model, command.file, name, images)
+    return guess.sample(data, open_dataset(data).classes, 224, 8)[0] if data else None
+
+
+def _verify(file: Path, model: Any, name: str, data: Path | None = None) -> None:
+    from weights_convert import guess, show, verify
+
+    images = guess.sample(data, model.classes, model.spec.image_size)[0] if data else None
+    verdict = verify.check(model, file, name, images)
     show.verdict(verdict)
     if not verdict.good:
         raise SystemExit(1)

@@ -19,14 +19,16 @@ SCALINGS: dict[str, tuple[Triple, Triple]] = {
     "torch": TORCH,
     "raw": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+FEATUREWISE = "featurewise"
 MEANINGS = {
     "unit": "0..1",
     "symmetric": "-1..1",
     "caffe": "minus ImageNet's mean, as keras.applications.vgg16.preprocess_input does with bgr",
     "torch": "ImageNet's mean and standard deviation, as torchvision does",
     "raw": "0..255",
+    FEATUREWISE: "mean 0 and deviation 1 over the photos, as ImageDataGenerator(featurewise_center, ...) does",
 }
-RECIPES = tuple(f"{order}-{scaling}" for scaling in SCALINGS for order in ("rgb", "bgr"))
+RECIPES = tuple(f"{order}-{scaling}" for scaling in MEANINGS for order in ("rgb", "bgr"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +45,22 @@ class Recipe:
     preprocessing: Preprocessing
 
 
-def recipe(name: str, image_size: int, scale: Triple = (1.0, 1.0, 1.0), offset: Triple = (0.0, 0.0, 0.0)) -> Recipe:
-    """A recipe by name, for a model that itself computes x * scale + offset first, in its own colour order."""
+def recipe(
+    name: str,
+    image_size: int,
+    scale: Triple = (1.0, 1.0, 1.0),
+    offset: Triple = (0.0, 0.0, 0.0),
+    measured: tuple[Triple, Triple] | None = None,
+) -> Recipe:
+    """A recipe by name, for a model that itself computes x * scale + offset first, in its own colour order.
+
+    Args:
+      measured: mean and standard deviation of the training photos, RGB, for the `featurewise` recipes.
+    """
     order, scaling = name.split("-")
-    mean, std = SCALINGS[scaling]
+    if scaling == FEATUREWISE and measured is None:
+        raise ValueError(f"{name} needs the statistics of the training photos")
+    mean, std = measured if scaling == FEATUREWISE and measured else SCALINGS[scaling]
     if order == "bgr":
         scale, offset = (scale[2], scale[1], scale[0]), (offset[2], offset[1], offset[0])
     red, green, blue = ((m - o * s / f, s / f) for m, s, f, o in zip(mean, std, scale, offset, strict=True))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from weights_convert.convert import HEAD, Plan
+from weights_convert.foreign import TOLERANCE as LIMIT
+from weights_convert.foreign import Stage
+from weights_convert.guess import Score
 from weights_convert.recipes import MEANINGS
 from weights_convert.verify import TOLERANCE, Verdict
-from weights_convert.whole import Score
 
 
 def plan(found: Plan, whole: bool = False) -> None:
@@ -39,16 +43,18 @@ def plan(found: Plan, whole: bool = False) -> None:
     line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
 
 
-def scores(found: list[Score], photos: int) -> None:
+def scores(found: list[Score]) -> None:
     """Print how every recipe does on labelled photos, best first."""
-    table = Table(title=f"Which preparation fits? {photos} labelled photos", title_justify="left")
-    for column in ("recipe", "pixels become", "accuracy", "loss"):
-        table.add_column(column, justify="right" if column in ("accuracy", "loss") else "left")
+    table = Table(title="Which preparation fits the labelled photos?", title_justify="left")
+    numbers = ("photos", "accuracy", "loss")
+    for column in ("recipe", "pixels become", *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left")
     for i, score in enumerate(found):
         order, scaling = score.recipe.name.split("-")
         meaning = f"{order.upper()}, {MEANINGS[scaling]}"
         style = "bold green" if i == 0 else None if score.tied else "dim"
-        table.add_row(score.recipe.name, meaning, f"{score.accuracy:.3f}", f"{score.loss:.3f}", style=style)
+        figures = [str(score.photos), f"{score.accuracy:.3f}", f"{score.loss:.3f}"]
+        table.add_row(score.recipe.name, meaning, *figures, style=style)
     Console().print(table)
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
         names = ", ".join(tied)
@@ -64,6 +70,23 @@ def verdict(found: Verdict) -> None:
     )
     good = "agrees with" if found.good else "DIFFERS from"
     line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {TOLERANCE:.0e}).")
+
+
+def stages(file: Path, runtime: str, found: list[Stage]) -> None:
+    """Print how far another runtime and ours are apart, stage by stage, and whose fault it is."""
+    table = Table(title=escape(f"{file.name}: {runtime} against ours"), title_justify="left")
+    for column in ("stage", "kind", "difference", ""):
+        table.add_column(column, justify="right" if column == "difference" else "left")
+    for stage in found:
+        style = None if stage.good else "bold red"
+        table.add_row(stage.name, stage.kind, f"{stage.difference:.1e}", "" if stage.good else "DIFFERS", style=style)
+    Console().print(table)
+    for kind in ("modelling", "preprocessing"):
+        parts = [stage.difference for stage in found if stage.kind == kind]
+        if parts:
+            line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {LIMIT:.0e}).")
+        else:
+            line(f"{kind} difference: not compared, a whole model's file does not say how pictures were prepared.")
 
 
 def line(text: str) -> None:
