@@ -1,11 +1,11 @@
 # make demo   .venv, install, train on the built-in digits     make test   .venv, install, tests
-# make lint   ruff and pyright     make clean   remove what the others made
+# make lint   ruff and pyright     make bench   CPU benchmarks     make clean   remove what the others made
 # Needs python3 >= 3.11 and make; PYTHON=python3.12 chooses another one.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/base
 	$(BIN)/python train.py
@@ -17,6 +17,9 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench: .venv/test
+	$(BIN)/python -m benchmarks.suite
 
 # Each stamp stands for an installed set of packages and is renewed when pyproject.toml changes.
 .venv/base: pyproject.toml

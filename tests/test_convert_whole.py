@@ -208,9 +208,11 @@ def test_a_trained_model_tells_its_recipe(tmp_path, name):
             layer.set_weights([weights[0] / 0.3 * (2 / weights[0][..., 0].size) ** 0.5, weights[1] * 0.1])
     backbone.trainable = False
     features = np.asarray(backbone(inputs, training=False))
-    head = [layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(2, "softmax")]
+    head = [layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(2)]
     top = keras.Sequential([keras.Input(features.shape[1:]), *head])
-    top.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    # From the logits: on JAX a saturated softmax has no gradient, and large inputs saturate it at once.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    top.compile(keras.optimizers.Adam(1e-3), loss)
     top.fit(features, labels, batch_size=16, epochs=20, verbose=0)
     keras.Sequential([keras.Input((64, 64, 3)), backbone, *head]).save(tmp_path / "m.keras")
     with readers.open_source(tmp_path / "m.keras") as source:
@@ -257,9 +259,10 @@ def test_labelled_photos_find_the_recipe(tmp_path, capsys):
         labels.append(i % 2)
     model = nested(layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax"))
     features = np.asarray(keras.Sequential(model.layers[:-1])(np.stack(photos)[..., ::-1] / np.float32(255)))
-    means = np.stack([features[np.equal(labels, k)].mean(0) for k in (0, 1)])
-    kernel = (means / np.square(means).sum(1, keepdims=True).mean()).T * 50
-    bias = -0.5 * np.einsum("ck,ck->k", means.T, kernel)
+    middle, spread = features.mean(0), features.std(0) + 1e-6
+    rows = (features - middle) / spread
+    kernel = np.linalg.lstsq(rows, np.where(np.equal(labels, 1), 4.0, -4.0), rcond=None)[0] / spread
+    kernel, bias = np.stack([-kernel, kernel], 1), np.array([1, -1]) * (middle @ kernel)
     model.layers[-1].set_weights([kernel.astype("f4"), bias.astype("f4")])
     model.save(tmp_path / "m.h5")
     with readers.open_source(tmp_path / "m.h5") as source:

@@ -44,11 +44,16 @@ class Extractor:
     def __init__(self, spec: ModelSpec, backbone: param_tools.Params, preprocessing: Preprocessing, engine: str):
         self.spec, self.preprocessing = spec, preprocessing
         self.engine = choose_engine(engine, spec)
-        self._params = winograd.pack(backbone) if self.engine == "winograd" else jax.device_put(backbone)
+        self._backbone = backbone
         self.digest = _digest(
             [dataclasses.asdict(spec.backbone), spec.head.features, spec.precision, dataclasses.asdict(preprocessing)],
             [param_tools.digest(backbone), jax.default_backend(), _engine_digest(self.engine)],
         )
+
+    @functools.cached_property
+    def _params(self) -> Any:
+        """As the engine wants them; transforming filters takes a second that a run on stored features can save."""
+        return winograd.pack(self._backbone) if self.engine == "winograd" else jax.device_put(self._backbone)
 
     def __call__(
         self, images: np.ndarray, keys: jax.Array | None = None, config: AugmentConfig = NO_CHANGE

@@ -1,0 +1,44 @@
+"""vgg_flax on a GPU: bfloat16 features, and training steps of the whole network."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vgg_flax import batches, model, params, training
+from vgg_flax.features import Extractor
+from vgg_flax.preprocess import Preprocessing
+
+
+class Contender:
+    def __init__(self):
+        if jax.default_backend() == "cpu":
+            raise RuntimeError("JAX finds no GPU: install jax[cuda13]")
+        self.versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+
+    def prepare(self, case: dict) -> list[float]:
+        spec = model.ModelSpec(model.VGG16, model.HeadSpec(2, standardize=False), 224, "bfloat16")
+        key, preprocessing = jax.random.key(0), Preprocessing(224)
+        pictures = np.random.default_rng(0).integers(0, 256, (case["batch"], 224, 224, 3), np.uint8)
+        images, backbone = jax.device_put(pictures), model.init_backbone(spec, key)
+        if case["what"] == "features":
+            extractor = Extractor(spec, jax.tree.map(np.asarray, backbone), preprocessing, "xla")
+            self.run = lambda: extractor(images).block_until_ready()
+        else:
+            self._start(spec, preprocessing, {"backbone": backbone, "head": model.init_head(spec, key)}, images)
+        self.run()
+        return []
+
+    def _start(self, spec: model.ModelSpec, preprocessing: Preprocessing, network: params.Params, images: jax.Array):
+        recipe = training.Recipe(spec, 1_000_000, 0.0, preprocessing)
+        trainable, frozen = params.partition(network, training.TRAINABLE["all"])
+        self._state = training.init_state(recipe, trainable, 1e-5, 1e-2)
+        ones = jnp.ones((1, len(images)), jnp.float32)
+        batch = batches.Batches(images[None].astype(jnp.float32), ones.astype(jnp.int32), ones)
+
+        def run() -> None:
+            self._state, sums = training.train_steps(recipe, self._state, frozen, batch, jax.random.key(0))
+            sums["loss"].block_until_ready()
+
+        self.run = run

@@ -1,0 +1,128 @@
+"""`verify FILE`: another framework runs its own file, and each stage is compared with ours."""
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone, random_backbone, random_top, write_keras_h5
+from test_convert_formats import batch_norms, torch_state, with_norms, write_torch_zip
+from test_convert_onnx import vgg_graph
+
+from vgg_flax.config import UserError
+from weights_convert import convert, foreign, runtimes
+
+pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+BLOCKS = [f"block{i}" for i in range(1, 6)]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """`verify` takes full-size files; the tests' have few channels."""
+    plan = convert.plan
+    monkeypatch.setattr(convert, "plan", lambda source: plan(source, SMALL16))
+
+
+def scaled():
+    """Weights whose activations stay of one size, as a trained network's do."""
+    arrays = random_backbone(SMALL16)
+    return {k: (kernel / (0.3 * kernel[..., 0].size ** 0.5), bias * 0.1) for k, (kernel, bias) in arrays.items()}
+
+
+def names(stages, kind="modelling"):
+    return [stage.name for stage in stages if stage.kind == kind]
+
+
+def test_keras_weights_with_their_top(tmp_path):
+    pytest.importorskip("keras")
+    path = write_keras_h5(tmp_path / "w.h5", scaled() | random_top(SMALL16, size=64))
+    runtime, stages = foreign.compare(path)
+    assert runtime.startswith("Keras") and all(stage.good for stage in stages), stages
+    assert names(stages) == [*BLOCKS, "fc1", "fc2", "probabilities"] and names(stages, "preprocessing") == ["input"]
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_whole_keras_model(tmp_path, suffix):
+    keras = pytest.importorskip("keras")
+    layers = keras.layers
+    head = [layers.Flatten(), layers.Dense(9, "relu"), layers.Dense(2, "softmax")]
+    before = layers.Rescaling(1 / 127.5, offset=-1)
+    keras.Sequential([keras.Input((64, 64, 3)), before, keras_backbone(SMALL16, 64), *head]).save(
+        tmp_path / f"m.{suffix}"
+    )
+    _, stages = foreign.compare(tmp_path / f"m.{suffix}")
+    assert names(stages) == [*BLOCKS, "fc1", "probabilities"] and all(stage.good for stage in stages), stages
+    assert not names(stages, "preprocessing"), "a whole model's own preprocessing is not in its file"
+
+
+@pytest.mark.parametrize("producer", ["tf2onnx", "pytorch"])
+def test_onnx_graph(tmp_path, producer):
+    pytest.importorskip("onnxruntime")
+    if producer == "pytorch":
+        pytest.importorskip("torch")
+    onnx.save(vgg_graph(SMALL16, scaled(), producer=producer, head=False), tmp_path / "m.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    runtime, stages = foreign.compare(tmp_path / "m.onnx", images)
+    assert runtime.startswith("onnxruntime") and names(stages) == BLOCKS
+    assert all(stage.good for stage in stages), stages
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm", "bn", "safetensors"])
+def test_torch_state(tmp_path, kind):
+    pytest.importorskip("torch")
+    state = torch_state(SMALL16, scaled(), random_top(SMALL16, size=64), side=2, timm=kind == "timm")
+    if kind == "bn":
+        state = with_norms(SMALL16, torch_state(SMALL16, scaled()), batch_norms(SMALL16))
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        safetensors.numpy.save_file(state, path)
+    else:
+        import torch
+
+        torch.save({"state_dict": {f"module.{k}": torch.tensor(v) for k, v in state.items()}}, path)
+    runtime, stages = foreign.compare(path)
+    assert runtime.startswith("PyTorch") and all(stage.good for stage in stages), stages
+    assert names(stages) == BLOCKS + ([] if kind == "bn" else ["fc1", "fc2", "logits"])
+
+
+def test_each_fault_is_told_by_its_kind(tmp_path, monkeypatch):
+    pytest.importorskip("keras")
+    path = write_keras_h5(tmp_path / "w.h5", scaled())
+    published = runtimes.published
+    monkeypatch.setattr(runtimes, "published", lambda plan, images: published(plan, images)[..., ::-1])
+    _, stages = foreign.compare(path)
+    assert [stage.kind for stage in stages if not stage.good] == ["preprocessing"]
+    monkeypatch.setattr(runtimes, "published", published)
+    read = convert.Plan.read
+
+    def wrong(self, part):
+        params = read(self, part)
+        params["block4_conv2"]["kernel"] = params["block4_conv2"]["kernel"][::-1]
+        return params
+
+    monkeypatch.setattr(convert.Plan, "read", wrong)
+    _, stages = foreign.compare(path)
+    assert [stage.name for stage in stages if not stage.good] == ["block4", "block5"]
+
+
+def test_a_missing_runtime_is_named(tmp_path, monkeypatch):
+    import sys
+
+    path = write_torch_zip(tmp_path / "w.pth", torch_state(SMALL16, scaled()))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="PyTorch is missing, which runs this file: pip install torch"):
+        foreign.compare(path)
+
+
+def test_a_lambda_is_not_built(tmp_path):
+    keras = pytest.importorskip("keras")
+    layers = keras.layers
+    inner = [layers.Lambda(lambda x: x), keras_backbone(SMALL16, 64), layers.Flatten(), layers.Dense(2)]
+    keras.Sequential([keras.Input((64, 64, 3)), *inner]).save(tmp_path / "m.keras")
+    with pytest.raises(UserError, match="Lambda"):
+        foreign.compare(tmp_path / "m.keras")
+
+
+def test_arrays_without_a_framework_have_no_runtime(tmp_path):
+    np.savez(tmp_path / "w.npz", **{f"{k}/{p}": a for k, v in scaled().items() for p, a in zip("Wb", v, strict=True)})
+    with pytest.raises(UserError, match="nothing here runs"):
+        foreign.compare(tmp_path / "w.npz")

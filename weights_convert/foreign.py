@@ -1,0 +1,137 @@
+"""A weight file of another framework, run by that framework and by us, stage by stage on the same pictures.
+
+Two faults are told apart. The modelling difference: both networks get the same input numbers, and the outputs of
+every block and dense layer are compared. The preprocessing difference: the framework's own preprocessing of a picture
+against ours. Source: keras.applications' `preprocess_input`, torchvision's VGG*_Weights.IMAGENET1K_V1.transforms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vgg_flax.config import UserError
+from vgg_flax.params import Params
+from vgg_flax.preprocess import Preprocessing, normalize
+from weights_convert import convert, runtimes
+from weights_convert.head import Head, read_head
+from weights_convert.keras_config import chain
+from weights_convert.readers import open_source
+from weights_convert.readers.base import Source
+
+TOLERANCE = 1e-4  # of a stage's largest value: two float32 runtimes sum in different orders
+PICTURES, SIZE = 4, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """How far two runtimes are apart after one stage.
+
+    Attributes:
+      kind: `preprocessing` or `modelling`.
+      difference: the largest, as a share of the stage's largest value.
+    """
+
+    name: str
+    kind: str
+    difference: float
+
+    @property
+    def good(self) -> bool:
+        """Within the tolerance."""
+        return self.difference <= TOLERANCE
+
+
+def compare(path: Path, images: np.ndarray | None = None) -> tuple[str, list[Stage]]:
+    """(runtime, its stages in order).
+
+    Args:
+      images: uint8 RGB [n, size, size, 3]; unset: noise of the size that the file's dense layers were made for.
+
+    Raises:
+      UserError: no runtime runs such a file, or it is not installed.
+      WeightFileError: the file can't be imported.
+    """
+    from weights_convert.verify import noise
+
+    with open_source(path) as source:
+        plan = convert.plan(source)
+        backbone, head = plan.read("backbone"), _head(source, plan)
+        size = _size(plan, head)
+        images = noise(size)[:PICTURES] if images is None else images
+        if size != images.shape[1] and head:
+            raise UserError(f"{path} has dense layers for pictures of {size} pixels, not {images.shape[1]}.")
+        mean, std = plan.mean, plan.std
+        inputs = np.asarray(normalize(images, Preprocessing(images.shape[1], mean, std)))
+        theirs = inputs[..., ::-1] if plan.table.bgr else inputs
+        runner = runtimes.choose(source, plan)
+        whole = bool(source.config) and source.format.startswith("Keras")
+        expected = _ours(plan, backbone, head, theirs)
+    name, found = runner(source.path, plan, np.ascontiguousarray(theirs))  # the file is closed: HDF5 locks it
+    stages = []
+    if not whole:  # a whole model's own preprocessing is not in its file
+        stages.append(Stage("input", "preprocessing", difference(runtimes.published(plan, images), theirs)))
+    for stage, values in expected.items():
+        if stage in found:
+            stages.append(Stage(stage, "modelling", difference(found[stage], values)))
+    return name, stages
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value; infinite for unequal shapes and for NaN."""
+    if one.shape != other.shape or not np.isfinite(one).all():
+        return math.inf
+    return float(np.abs(one - other).max() / max(float(np.abs(one).max()), 1e-30))
+
+
+def _head(source: Source, plan: convert.Plan) -> Head | None:
+    """The dense layers of the file: the original top, or a whole Keras model's own."""
+    if source.config and source.format.startswith("Keras"):
+        layers = chain(source.path, source.config)
+        return read_head(source) if any(layer.kind == "Dense" for layer in layers) else None
+    if not plan.has_top:
+        return None
+    params = plan.read("top")
+    hidden = tuple(params[name]["bias"].size for name in ("fc1", "fc2"))
+    channels = plan.blocks[-1][-1]
+    size = math.isqrt(params["fc1"]["kernel"].shape[0] // channels) * 2 ** len(plan.blocks)
+    return Head("flatten", hidden, params["predictions"]["bias"].size, params, size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+def _size(plan: convert.Plan, head: Head | None) -> int:
+    if head is None:
+        return SIZE
+    if head.features != "flatten":
+        return head.image_size or SIZE
+    first = head.params["fc1" if head.hidden else "predictions"]["kernel"]
+    return math.isqrt(first.shape[0] // plan.blocks[-1][-1]) * 2 ** len(plan.blocks)
+
+
+def _ours(plan: convert.Plan, backbone: Params, head: Head | None, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """{stage: output} of our own network on the file's inputs [n, size, size, 3], full float32 precision."""
+    import jax
+
+    from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec, bind_backbone, gather_features
+
+    if head:
+        inputs = inputs * np.asarray(head.scale, np.float32) + np.asarray(head.offset, np.float32)
+    inputs = inputs[..., ::-1] if plan.table.bgr else inputs
+    spec = ModelSpec(BackboneSpec(plan.model, plan.blocks), HeadSpec(2), inputs.shape[1])
+    with jax.default_matmul_precision("float32"):
+        blocks = jax.jit(lambda params, x: bind_backbone(spec, params)(x))(backbone, inputs)
+        found: dict[str, Any] = {name: np.asarray(value) for name, value in blocks.items()}
+        if head:
+            features: Any = head.features
+            x = gather_features(blocks, features)
+            for name, layer in head.params.items():
+                x = x @ layer["kernel"] + layer["bias"]
+                if name == "predictions":
+                    found["logits"], found["probabilities"] = np.asarray(x), np.asarray(jax.nn.softmax(x))
+                else:
+                    x = jax.nn.relu(x)
+                    found[name] = np.asarray(x)
+    return found

@@ -1,0 +1,159 @@
+"""Which recipe a fine-tuned model was trained with, told by labelled photos.
+
+The evidence is the negative log likelihood of the labels, compared photo by photo: accuracy throws away how sure the
+model is. The logits of each recipe are first divided by the temperature that suits them best: a model that is too sure
+of itself would else look better under any recipe that flattens its answers. A head on a frozen backbone can work as
+well or better under ImageNet's own recipe than under the one of its training, so what is within chance is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vgg_flax.config import UserError
+from weights_convert.recipes import Recipe, Triple
+
+if TYPE_CHECKING:
+    from vgg_flax.bundle import Bundle
+
+FIRST, PHOTOS, BATCH = 64, 256, 16
+MEASURED = 2000  # photos for the statistics of `featurewise`
+TEMPERATURES = np.geomspace(0.05, 50, 61)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How well a recipe explains a model.
+
+    Attributes:
+      loss: negative log likelihood of the labels, a photo, at the best temperature.
+      photos: how many were looked at; a recipe that is out of the race after the first ones is not tried on more.
+      tied: within two standard errors of the best one, photo by photo.
+    """
+
+    recipe: Recipe
+    accuracy: float
+    loss: float
+    photos: int
+    tied: bool
+
+
+def score(
+    build: Callable[[Recipe], Bundle], recipes: list[Recipe], images: np.ndarray, labels: np.ndarray
+) -> list[Score]:
+    """Every recipe on labelled photos, the likeliest first.
+
+    Args:
+      build: the whole model for one recipe.
+      images: uint8 RGB [n, size, size, 3].
+      labels: [n], indices of the model's classes.
+    """
+    first = min(FIRST, len(labels))
+    logits = [_logits(build(recipe), images[:first]) for recipe in recipes]
+    race = [i for i, tied in enumerate(_tied(logits, labels[:first])) if tied]
+    if len(race) > 1 and first < len(labels):
+        for i in race:
+            logits[i] = np.concatenate([logits[i], _logits(build(recipes[i]), images[first:])])
+    tied = dict(zip(race, _tied([logits[i] for i in race], labels[: len(logits[race[0]])]), strict=True))
+    scores = []
+    for i, (recipe, one) in enumerate(zip(recipes, logits, strict=True)):
+        right = one.argmax(1) == labels[: len(one)]
+        loss = losses(one, labels[: len(one)]).mean()
+        scores.append(Score(recipe, float(right.mean()), float(loss), len(one), tied.get(i, False)))
+    return sorted(scores, key=lambda one: (not one.tied, -one.photos, one.loss))
+
+
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Negative log likelihood of each label, [n], for logits [n, classes] at the temperature that makes it least."""
+    from scipy.special import log_softmax
+
+    scaled = logits.astype(np.float64) / TEMPERATURES[:, None, None]
+    each = -log_softmax(scaled, axis=2)[:, np.arange(len(labels)), labels]
+    return each[each.mean(1).argmin()]
+
+
+def _tied(logits: list[np.ndarray], labels: np.ndarray) -> list[bool]:
+    each = [losses(one, labels) for one in logits]
+    best = min(each, key=lambda one: one.mean())
+    return [within_chance(one - best) for one in each]
+
+
+def within_chance(difference: np.ndarray) -> bool:
+    """Paired differences whose mean is less than two standard errors above zero."""
+    return bool(difference.mean() <= 2 * difference.std() / len(difference) ** 0.5)
+
+
+def _logits(bundle: Bundle, images: np.ndarray) -> np.ndarray:
+    """uint8 RGB [n, size, size, 3] -> float32 [n, classes]."""
+    import jax
+
+    from vgg_flax.features import Extractor
+    from vgg_flax.model import bind_head
+
+    extract = Extractor(bundle.spec, bundle.params["backbone"], bundle.preprocessing, "auto")
+    classify = jax.jit(lambda params, rows: bind_head(bundle.spec, params)(rows))
+    params = jax.device_put(bundle.params["head"])
+    parts = [classify(params, extract(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def sample(data: Path, classes: tuple[str, ...], image_size: int, most: int = PHOTOS) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 RGB [n, size, size, 3], labels [n]) of up to `most` photos, the classes in turn.
+
+    Raises:
+      UserError: the folders are not the classes, or no photo can be read.
+    """
+    from vgg_flax.data.folder import open_dataset
+    from vgg_flax.preprocess import BadImage, Preprocessing, decode, resize
+
+    dataset = open_dataset(data)
+    if set(dataset.classes) != set(classes):
+        folders, names = ", ".join(dataset.classes), ", ".join(classes)
+        raise UserError(f"--data {data} has the folders {folders}, the model has the classes {names}.")
+    order = np.random.default_rng(0).permutation(len(dataset.labels))
+    turns = {label: order[dataset.labels[order] == label] for label in range(len(classes))}
+    images, labels = [], []
+    for turn in range(max(map(len, turns.values()))):
+        for label, indices in turns.items():
+            if turn >= len(indices) or len(images) >= most:
+                continue
+            try:
+                image = decode(dataset.read(int(indices[turn])))
+            except BadImage:
+                continue
+            images.append(resize(image, Preprocessing(image_size)))
+            labels.append(classes.index(dataset.classes[label]))
+    if not images:
+        raise UserError(f"--data {data}: no photo in it can be read.")
+    return np.stack(images), np.asarray(labels)
+
+
+def statistics(data: Path, image_size: int) -> tuple[Triple, Triple]:
+    """(mean, standard deviation) over all pixels of up to 2000 photos, each channel for itself, RGB, in 0..255.
+
+    What `ImageDataGenerator(featurewise_center=True, featurewise_std_normalization=True).fit` measures.
+    """
+    from vgg_flax.data.folder import open_dataset
+    from vgg_flax.preprocess import BadImage, Preprocessing, decode, resize
+
+    dataset = open_dataset(data)
+    total, squares, count = np.zeros(3), np.zeros(3), 0
+    for i in np.random.default_rng(1).permutation(len(dataset.labels))[:MEASURED]:
+        try:
+            image = resize(decode(dataset.read(int(i))), Preprocessing(image_size))
+        except BadImage:
+            continue
+        pixels = image.reshape(-1, 3).astype(np.uint32)
+        total += pixels.sum(0)
+        squares += np.square(pixels).sum(0, dtype=np.uint64)
+        count += len(pixels)
+    if not count:
+        raise UserError(f"--data {data}: no photo in it can be read.")
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
+    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

@@ -1,0 +1,211 @@
+"""What other frameworks compute from their own weight files: the outputs of every block, as plain arrays.
+
+Each runner takes (path, plan, inputs) with float32 inputs [n, size, size, 3] in the file's own colour order and returns
+(the runtime's name, {stage: NHWC or [n, features] array}). A file is run only after our reader has accepted it, and no
+class that a file names is built unless it is a plain layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vgg_flax.config import UserError
+from weights_convert.convert import Plan
+from weights_convert.head import IDLE
+from weights_convert.keras_config import chain
+from weights_convert.readers.base import Source, printable
+from weights_convert.rules import TORCH
+
+Runner = Callable[[Path, Plan, np.ndarray], tuple[str, dict[str, np.ndarray]]]
+PLAIN = {"Conv2D", "MaxPooling2D", "Flatten", "GlobalAveragePooling2D", "Dense", "BatchNormalization", "Activation"}
+PLAIN |= {"ReLU", "Softmax", "Rescaling", "Normalization"}
+
+
+def choose(source: Source, plan: Plan) -> Runner:
+    """The runner for a file. Raises UserError when nothing here runs such files."""
+    if source.format.startswith("Keras") and source.config:
+        for layer in chain(source.path, source.config):
+            if layer.kind not in PLAIN | IDLE:
+                what = f"{printable(layer.kind)} {printable(layer.name)}"
+                raise UserError(f"{source.path} has a {what}, and is not built. Expected plain layers.")
+        return keras_model
+    if source.format.startswith("Keras") and source.path.suffix in (".h5", ".hdf5"):
+        return keras_weights
+    if source.format.startswith("ONNX"):
+        return onnx_graph
+    if plan.dialect in ("torchvision", "timm"):
+        return torch_state
+    raise UserError(f"{source.path}: nothing here runs {source.format} of {plan.dialect}. Expected Keras, ONNX, torch.")
+
+
+def published(plan: Plan, images: np.ndarray) -> np.ndarray:
+    """uint8 RGB pictures as the dialect's own framework prepares them, in its colour order."""
+    if (plan.mean, plan.std) == TORCH:
+        torch = _import("torch", "PyTorch", "torch")
+        scaled = torch.tensor(images).float() / 255
+        return ((scaled - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])).numpy()
+    keras = _keras()
+    prepared = keras.applications.vgg16.preprocess_input(images.astype(np.float32))
+    return prepared if plan.table.bgr else prepared[..., ::-1]
+
+
+def _import(name: str, title: str, package: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{title} is missing, which runs this file: pip install {package}.") from None
+
+
+def _keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
+    return _import("keras", "Keras", "keras")
+
+
+def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
+    """A whole model, layer by layer."""
+    keras = _keras()
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    return f"Keras {keras.__version__}", _walk(keras, model, inputs)
+
+
+def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
+    """A weights file, loaded by Keras into the architecture of its own `applications`, in the file's own widths."""
+    keras = _keras()
+    layers = keras.layers
+    images = keras.Input(inputs.shape[1:])
+    x = images
+    for i, block in enumerate(plan.blocks, 1):
+        for j, width in enumerate(block, 1):
+            x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"block{i}_conv{j}")(x)
+        x = layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
+    if plan.has_top:
+        x = layers.Flatten(name="flatten")(x)
+        for name in ("fc1", "fc2", "predictions"):
+            width = plan.moves[f"top/{name}/bias"].shape[0]
+            x = layers.Dense(width, activation="softmax" if name == "predictions" else "relu", name=name)(x)
+    model = keras.Model(images, x)
+    model.load_weights(path)
+    return f"Keras {keras.__version__}", _walk(keras, model, inputs)
+
+
+def _walk(keras: Any, model: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Every layer on the output of the one before; a chain, as `keras_config.chain` has checked."""
+    import jax
+
+    found: dict[str, np.ndarray] = {}
+    dense = 0
+    x: Any = inputs
+    stack = [model]
+    flat: list[Any] = []
+    while stack:
+        layer = stack.pop(0)
+        inner = getattr(layer, "layers", None)
+        if inner is not None:
+            stack = [*inner, *stack]
+        else:
+            flat.append(layer)
+    folded = any(isinstance(layer, keras.layers.BatchNormalization) for layer in flat)
+    with jax.default_matmul_precision("float32"):
+        for layer in flat:
+            if isinstance(layer, keras.layers.InputLayer):
+                continue
+            x = layer(x, training=False) if "training" in layer._call_signature.parameters else layer(x)
+            if isinstance(layer, keras.layers.MaxPooling2D):
+                found[f"block{len([k for k in found if k.startswith('block')]) + 1}"] = np.asarray(x)
+            if isinstance(layer, keras.layers.Dense):
+                dense += 1
+                if layer.activation.__name__ == "relu" and not folded:
+                    found[f"fc{dense}"] = np.asarray(x)
+    if dense:
+        last = np.asarray(x)
+        if last.shape[1] == 1:  # one sigmoid, imported as two classes
+            last = np.concatenate([1 - last, last], 1)
+        sums_to_one = last.min() >= 0 and np.allclose(last.sum(1), 1, atol=1e-4)
+        found["probabilities" if sums_to_one else "logits"] = last
+    return found
+
+
+def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
+    """The pools of an ONNX graph, asked for as outputs; its head is not imported and not compared."""
+    import onnx
+
+    runtime = _import("onnxruntime", "onnxruntime", "onnxruntime")
+    model = onnx.load(str(path), load_external_data=False)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise UserError(f"{path} keeps its tensors in another file, and is not run. Expected them inside.")
+    pools = [node.output[0] for node in model.graph.node if node.op_type == "MaxPool"]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in pools)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    (entry,) = [one for one in model.graph.input if one.name not in weights]
+    shape = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
+    if entry.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise UserError(f"{path} takes other numbers than float32. For an export of ours: verify RUN {path}.")
+    if len(shape) == 4 and shape[1] == 3:
+        inputs = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+    try:
+        session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        rows = [inputs[i : i + 1] for i in range(len(inputs))] if shape[:1] == [1] else [inputs]
+        outputs = [session.run(pools, {entry.name: row}) for row in rows]
+    except Exception as error:  # onnxruntime's errors have no common type
+        first = printable(str(error).splitlines()[0])[:200]
+        raise UserError(f"{path}: onnxruntime can't run it: {first}.") from None
+    found = {
+        f"block{i}": np.concatenate([one[i - 1] for one in outputs]).transpose(0, 2, 3, 1)
+        for i in range(1, len(pools) + 1)
+    }
+    return f"onnxruntime {runtime.__version__}", found
+
+
+def torch_state(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
+    """A state_dict, run convolution by convolution with torch's own functions."""
+    torch = _import("torch", "PyTorch", "torch")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state: Any = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _flat(torch, state)
+    functional = torch.nn.functional
+    found: dict[str, np.ndarray] = {}
+    x = torch.tensor(np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)))
+    with torch.no_grad():
+        for i, block in enumerate(plan.blocks, 1):
+            for j in range(1, len(block) + 1):
+                move = plan.moves[f"backbone/block{i}_conv{j}/kernel"]
+                layer = move.tensor.key.split("/")[1]
+                x = functional.conv2d(x, state[f"{layer}.weight"], state.get(f"{layer}.bias"), padding=1)
+                if move.norm:
+                    norm = move.norm["weight"].tensor.key.split("/")[1]
+                    parts = (state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+                    x = functional.batch_norm(x, *parts)
+                x = functional.relu(x)
+            x = functional.max_pool2d(x, 2)
+            found[f"block{i}"] = x.numpy().transpose(0, 2, 3, 1)
+        for name in ("fc1", "fc2", "predictions") if plan.has_top else ():
+            layer = plan.moves[f"top/{name}/kernel"].tensor.key.split("/")[1]
+            weight = state[f"{layer}.weight"]
+            x = functional.linear(x.flatten(1), weight.flatten(1), state[f"{layer}.bias"])
+            x = x if name == "predictions" else functional.relu(x)
+            found["logits" if name == "predictions" else name] = x.numpy()
+    return f"PyTorch {torch.__version__}", found
+
+
+def _flat(torch: Any, state: Any) -> dict[str, Any]:
+    """{name without wrappings: float32 tensor}."""
+    while not any(isinstance(value, torch.Tensor) for value in state.values()):
+        state = next(value for value in state.values() if isinstance(value, dict))
+    starts = ("features.", "classifier.", "pre_logits.", "head.")
+    return {
+        name[min(at for at in (name.find(start) for start in starts) if at >= 0) :]: tensor.float()
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and any(start in name for start in starts)
+    }
