@@ -16,7 +16,22 @@ import yaml
 from conftest import write_photos
 
 REPOSITORY = Path(__file__).parents[1]
-QUICK = ["--weights", "random", "--image-size", "32", "--epochs", "6", "--engine", "xla", "--lr", "0.01"]
+QUICK = [
+    "--weights",
+    "random",
+    "--image-size",
+    "32",
+    "--epochs",
+    "6",
+    "--engine",
+    "xla",
+    "--lr",
+    "0.01",
+    "--features",
+    "all",
+    "--weight-decay",
+    "0.01",
+]
 LEFT = {
     "config.yaml", "metrics.csv", "checkpoints", "model", "report.json", "curves.png", "confusion_matrix.png",
     "confusion_matrix_normalized.png", "mistakes.png", "split.csv", "bad_files.csv",
@@ -194,6 +209,26 @@ def test_a_finished_run_is_a_source_of_weights(workplace, finished):
     np.testing.assert_array_equal(first["backbone/block5_conv3/kernel"], second["backbone/block5_conv3/kernel"])
 
 
+def test_what_is_left_open_is_searched_and_written_down(workplace, finished):
+    options = ("--data", "photos", "--weights", "random", "--image-size", "32", "--epochs", "3", "--engine", "xla")
+    answer = subprocess.run(
+        command(*options, "--name", "searched"),
+        cwd=workplace,
+        env=environment(workplace),
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "36 heads tried" in answer.stdout
+    with (workplace / "runs" / "searched" / "search.csv").open() as file:
+        tried = list(csv.DictReader(file))
+    chosen = json.loads((workplace / "runs" / "searched" / "report.json").read_text())["chosen"]
+    assert len(tried) == 36
+    assert (tried[0]["features"], float(tried[0]["lr"])) == (chosen["features"], chosen["lr"])
+    bundle = json.loads((workplace / "runs" / "searched" / "model" / "model.json").read_text())
+    assert bundle["head"]["features"] == chosen["features"]
+
+
 def test_two_runs_cannot_share_a_folder(workplace, finished):
     from filelock import FileLock
 
@@ -204,7 +239,7 @@ def test_two_runs_cannot_share_a_folder(workplace, finished):
 
 def test_digits_go_on_with_random_weights_where_nothing_can_be_fetched(workplace):
     answer = subprocess.run(
-        command("--image-size", "32", "--epochs", "1", "--views", "1", "--name", "offline", "--engine", "xla"),
+        command("--image-size", "32", "--epochs", "1", "--views", "1", "--name", "offline", "--features", "block3"),
         cwd=workplace, env=environment(workplace, https_proxy="http://127.0.0.1:9", PIP_NO_INDEX="1"),
         capture_output=True, text=True,
     )  # fmt: skip
