@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+os.environ["KERAS_BACKEND"] = "jax"  # before any test module imports Keras
+
 from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec
 from vgg_flax.preprocess import Preprocessing
 

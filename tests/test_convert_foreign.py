@@ -33,7 +33,6 @@ def names(stages, kind="modelling"):
 
 
 def test_keras_weights_with_their_top(tmp_path):
-    pytest.importorskip("keras")
     path = write_keras_h5(tmp_path / "w.h5", scaled() | random_top(SMALL16, size=64))
     runtime, stages = foreign.compare(path)
     assert runtime.startswith("Keras") and all(stage.good for stage in stages), stages
@@ -42,7 +41,8 @@ def test_keras_weights_with_their_top(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["h5", "keras"])
 def test_whole_keras_model(tmp_path, suffix):
-    keras = pytest.importorskip("keras")
+    import keras
+
     layers = keras.layers
     head = [layers.Flatten(), layers.Dense(9, "relu"), layers.Dense(2, "softmax")]
     before = layers.Rescaling(1 / 127.5, offset=-1)
@@ -56,7 +56,6 @@ def test_whole_keras_model(tmp_path, suffix):
 
 @pytest.mark.parametrize("producer", ["tf2onnx", "pytorch"])
 def test_onnx_graph(tmp_path, producer):
-    pytest.importorskip("onnxruntime")
     if producer == "pytorch":
         pytest.importorskip("torch")
     onnx.save(vgg_graph(SMALL16, scaled(), producer=producer, head=False), tmp_path / "m.onnx")
@@ -85,7 +84,6 @@ def test_torch_state(tmp_path, kind):
 
 
 def test_each_fault_is_told_by_its_kind(tmp_path, monkeypatch):
-    pytest.importorskip("keras")
     path = write_keras_h5(tmp_path / "w.h5", scaled())
     published = runtimes.published
     monkeypatch.setattr(runtimes, "published", lambda plan, images: published(plan, images)[..., ::-1])
@@ -114,7 +112,8 @@ def test_a_missing_runtime_is_named(tmp_path, monkeypatch):
 
 
 def test_a_lambda_is_not_built(tmp_path):
-    keras = pytest.importorskip("keras")
+    import keras
+
     layers = keras.layers
     inner = [layers.Lambda(lambda x: x), keras_backbone(SMALL16, 64), layers.Flatten(), layers.Dense(2)]
     keras.Sequential([keras.Input((64, 64, 3)), *inner]).save(tmp_path / "m.keras")

@@ -1,5 +1,6 @@
 """Keras's HDF5 files come in bit for bit, whoever wrote them and wherever in them the VGG hides."""
 
+import keras
 import numpy as np
 import pytest
 from test_convert_files import (
@@ -17,7 +18,6 @@ from test_convert_files import (
 import weights_convert
 from vgg_flax.config import UserError
 
-keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
 
 

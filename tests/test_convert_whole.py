@@ -1,5 +1,6 @@
 """A fine-tuned Keras model comes in with its head, and then says what Keras says."""
 
+import keras
 import numpy as np
 import pytest
 from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
@@ -10,7 +11,6 @@ from weights_convert import convert, guess, readers, whole
 from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
 FIXED = [name for name in RECIPES if not name.endswith(FEATUREWISE)]
-keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
 layers = keras.layers
 WIDE = BackboneSpec("vgg16", ((8,) * 2, (16,) * 2, (32,) * 3, (64,) * 3, (64,) * 3))

@@ -17,21 +17,9 @@ from conftest import write_photos
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = [
-    "--weights",
-    "random",
-    "--image-size",
-    "32",
-    "--epochs",
-    "6",
-    "--engine",
-    "xla",
-    "--lr",
-    "0.01",
-    "--features",
-    "all",
-    "--weight-decay",
-    "0.01",
-]
+    "--weights", "random", "--image-size", "32", "--epochs", "6", "--engine", "xla",
+    "--lr", "0.01", "--features", "all", "--weight-decay", "0.01",
+]  # fmt: skip
 LEFT = {
     "config.yaml", "metrics.csv", "checkpoints", "model", "report.json", "curves.png", "confusion_matrix.png",
     "confusion_matrix_normalized.png", "mistakes.png", "split.csv", "bad_files.csv",
