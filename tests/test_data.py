@@ -233,3 +233,12 @@ assert "tensorflow" not in sys.modules
 """)
     answer = subprocess.run([sys.executable, str(script), str(tmp_path / "tfds")], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_real_photos_are_all_read_and_none_trains_and_tests(masks, cache, preprocessing):
+    dataset = open_dataset(str(masks))
+    pictures = load_pictures(dataset, preprocessing)
+    assert pictures.bad == () and len(pictures.images) == len(dataset.names) > 1000
+    splits = split_of(dataset, pictures)
+    train, test = (set(pictures.contents[splits == name]) for name in ("train", "test"))
+    assert train and test and not train & test
