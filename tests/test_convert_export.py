@@ -15,7 +15,7 @@ from vgg_flax.config import UserError
 from vgg_flax.model import HeadSpec, ModelSpec
 from vgg_flax.predict import Predictor
 from vgg_flax.preprocess import Preprocessing
-from weights_convert import verify, writers
+from weights_convert import rounding, verify, writers
 from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
@@ -71,6 +71,50 @@ def test_a_wrong_temperature_is_noticed(tmp_path):
     writers.write(ours, tmp_path / "m.onnx", "onnx")
     verdict = verify.check(dataclasses.replace(ours, temperature=1.6), tmp_path / "m.onnx", "onnx")
     assert not verdict.good and verdict.agree == 1
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("flag", "size"), [("--half", 0.5), ("--int8", 0.25)])
+def test_smaller_onnx_files_agree_with_the_same_rounded_weights(tmp_path, capsys, head, flag, size):
+    bundle.save(make(head), tmp_path / "run")
+    for name, options in (("whole", []), ("small", [flag])):
+        main(["export", str(tmp_path / "run"), str(tmp_path / f"{name}.onnx"), *options])
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("agrees with our model") == 2 and out.count("kernels move a probability by at most") == 1
+    loaded = onnx.load(tmp_path / "small.onnx")
+    onnx.checker.check_model(loaded, full_check=True)
+    stored = {t.name: onnx.numpy_helper.to_array(t).nbytes for t in loaded.graph.initializer if "/kernel" in t.name}
+    kernels = [layer["kernel"] for part in make(head).params.values() for layer in part.values() if "kernel" in layer]
+    assert sum(stored.values()) < size * sum(kernel.nbytes for kernel in kernels) * 1.3
+    assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "whole.onnx").stat().st_size
+
+
+def test_rounding_is_within_half_a_step():
+    rng = np.random.default_rng(0)
+    kernel = (rng.normal(size=(3, 3, 4, 5)) * np.geomspace(1e-3, 1e3, 5)).astype("f4")
+    kernel[..., 2] = 0
+    integers, scales = rounding.to_int8(kernel)
+    assert (np.abs(integers * scales - kernel) <= 0.5001 * scales).all() and np.abs(integers).max() == 127
+    np.testing.assert_allclose(scales * 127, np.where(scales == 1 / 127, 1, np.abs(kernel).max((0, 1, 2))), rtol=1e-6)
+    ours = make()
+    sizes: dict[rounding.Weights, float] = {"float16": 1e-3, "int8": 1e-2}
+    for weights, tolerance in sizes.items():
+        kernel, found = (
+            m.params["backbone"]["block1_conv1"]["kernel"] for m in (ours, rounding.rounded(ours, weights))
+        )
+        assert 0 < np.abs(found - kernel).max() <= tolerance * np.abs(kernel).max()
+
+
+def test_only_onnx_has_smaller_weights(tmp_path, capsys):
+    bundle.save(make(), tmp_path / "run")
+    for args, message in (
+        (["m.keras", "--half"], "keeps float32 weights"),
+        (["m.onnx", "--half", "--int8"], "both given"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["export", str(tmp_path / "run"), str(tmp_path / args[0]), *args[1:]])
+        assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_onnx_file_is_valid_and_carries_its_record(tmp_path):

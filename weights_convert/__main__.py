@@ -63,6 +63,10 @@ class Export:
     """.onnx, .keras, .h5 (a whole Keras model), .stablehlo or .safetensors."""
     format: Format = "auto"
     """keras-weights: backbone .h5 for keras.applications; torchvision: backbone .safetensors with its names."""
+    half: bool = False
+    """ONNX with float16 kernels: half the size."""
+    int8: bool = False
+    """ONNX with int8 kernels, a scale for each output channel: a quarter of the size."""
     overwrite: bool = False
     """Replace the file."""
     no_verify: bool = False
@@ -143,8 +147,11 @@ def export_file(command: Export) -> None:
     from weights_convert import show, writers
 
     name = writers.format_of(command.file, command.format)
+    if command.half and command.int8:
+        raise UserError("--half and --int8 are both given. Expected one of them, or neither for float32.")
     model = bundle.load(command.model)
-    writers.write(model, command.file, name, overwrite=command.overwrite)
+    weights = "float16" if command.half else "int8" if command.int8 else "float32"
+    writers.write(model, command.file, name, weights=weights, overwrite=command.overwrite)
     megabytes = command.file.stat().st_size / 1e6
     show.line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
     if not command.no_verify:

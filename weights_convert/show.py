@@ -70,6 +70,8 @@ def verdict(found: Verdict) -> None:
     )
     good = "agrees with" if found.good else "DIFFERS from"
     line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {TOLERANCE:.0e}).")
+    if found.rounding:
+        line(found.rounding)
 
 
 def stages(file: Path, runtime: str, found: list[Stage]) -> None:

@@ -13,8 +13,9 @@ from vgg_flax.config import UserError
 
 if TYPE_CHECKING:
     from vgg_flax.bundle import Bundle
+    from weights_convert.rounding import Weights
 
-# format: (module, what it is); each module's `write(bundle, path)` makes the whole file at `path`.
+# format: (module, what it is); each module's `write(bundle, path, format)` makes the whole file at `path`.
 FORMATS = {
     "onnx": ("onnx_graph", "ONNX, uint8 RGB in, probabilities out"),
     "keras": ("keras_model", "whole Keras model, RGB 0..255 in, probabilities out"),
@@ -38,18 +39,24 @@ def format_of(path: Path, name: str) -> str:
     return SUFFIXES[path.suffix.lower()]
 
 
-def write(bundle: Bundle, path: Path, name: str, *, overwrite: bool = False) -> None:
+def write(bundle: Bundle, path: Path, name: str, *, weights: Weights = "float32", overwrite: bool = False) -> None:
     """Write `bundle` in the format `name`; the file appears whole or not at all.
+
+    Args:
+      weights: type of the stored kernels; ONNX has all three, the others float32 alone.
 
     Raises:
       UserError: the file exists, can't be written, or the format can't hold this model.
     """
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists. Give another name, or --overwrite.")
+    if weights != "float32" and name != "onnx":
+        raise UserError(f"{path}: {name} keeps float32 weights. Expected .onnx with --half or --int8.")
     module = importlib.import_module(f"weights_convert.writers.{FORMATS[name][0]}")
+    options = {"weights": weights} if name == "onnx" else {}
     try:
         with _whole(path) as temporary:
-            module.write(bundle, temporary, name)
+            module.write(bundle, temporary, name, **options)
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}.") from None
 

@@ -1,7 +1,8 @@
 """ONNX, written node by node: uint8 RGB [batch, size, size, 3] in, probabilities [batch, classes] out.
 
-Preprocessing and temperature are in the graph, class names and the training record in its metadata. Source: the ONNX
-operator documents, opset 17.
+Preprocessing and temperature are in the graph, class names and the training record in its metadata. Kernels stored as
+float16 or int8 become float32 in the graph's first nodes, which a runtime does once. Source: the ONNX operator
+documents, opset 17.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vgg_flax import __version__
 from vgg_flax.bundle import Bundle
 from vgg_flax.model import POOLED_BLOCKS, dense_layers
+from weights_convert.rounding import Weights, to_int8
 
 OPSET, IR_VERSION = 17, 8
 
@@ -25,23 +27,47 @@ OPSET, IR_VERSION = 17, 8
 class _Graph:
     """Nodes and constants as they are added; `value` is the name of the last output."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.value = "images"
 
     def add(self, kind: str, *constants: tuple[str, np.ndarray], name: str, value: str = "", **attributes: Any) -> str:
         """Append an operator that reads `value`, by default the last output, and constants."""
-        self.constants += [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in constants]
-        inputs = [value or self.value, *(n for n, _ in constants)]
+        inputs = [value or self.value, *(self._constant(n, a) for n, a in constants)]
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         self.value = name
         return name
 
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        """Store an array, a kernel in the type that is asked for; returns the name of its float32 value."""
+        if self.weights == "float32" or not name.endswith("/kernel"):
+            self._store(name, array)
+        elif self.weights == "float16":
+            self._cast(self._store(f"{name}/float16", array.astype(np.float16)), name)
+        else:
+            # Not DequantizeLinear: onnxruntime would make an approximate product of it and a Gemm.
+            axis = 0 if array.ndim == 4 else 1  # output channels of OIHW, and of [in, out]
+            integers, scales = to_int8(np.moveaxis(array, axis, -1))
+            shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+            whole = self._cast(self._store(f"{name}/int8", np.moveaxis(integers, -1, axis)), f"{name}/whole")
+            scale = self._store(f"{name}/scale", scales.reshape(shape))
+            self.nodes.append(helper.make_node("Mul", [whole, scale], [name], name=name))
+        return name
 
-def write(bundle: Bundle, path: Path, _: str) -> None:
+    def _cast(self, stored: str, name: str) -> str:
+        self.nodes.append(helper.make_node("Cast", [stored], [name], name=name, to=TensorProto.FLOAT))
+        return name
+
+    def _store(self, name: str, array: np.ndarray) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+
+def write(bundle: Bundle, path: Path, _: str, weights: Weights = "float32") -> None:
     """Write the file."""
-    graph = _Graph()
+    graph = _Graph(weights)
     blocks = _backbone(graph, bundle)
     _head(graph, bundle, blocks)
     size, classes = bundle.spec.image_size, len(bundle.classes)
@@ -58,6 +84,7 @@ def write(bundle: Bundle, path: Path, _: str) -> None:
         "classes": bundle.classes,
         "preprocessing": dataclasses.asdict(bundle.preprocessing),
         "training": bundle.training,
+        "weights": weights,
     }
     helper.set_model_props(model, {key: json.dumps(value) for key, value in record.items()})
     path.write_bytes(model.SerializeToString())
