@@ -22,6 +22,8 @@ pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
 HEADS = {
     "all": HeadSpec(3),
     "block4": HeadSpec(3, "block4", (5,)),
+    "block5": HeadSpec(3, "block5"),
+    "maxima": HeadSpec(3, "block5_max", standardize=False),
     "notebook": HeadSpec(3, "flatten", (7, 6), standardize=False),
 }
 

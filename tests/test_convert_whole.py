@@ -42,6 +42,7 @@ MODELS = {
     "flat": lambda: flat(*notebook()),
     "logits": lambda: nested(layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(3)),
     "one sigmoid": lambda: nested(layers.GlobalAveragePooling2D(), layers.Dense(1, "sigmoid")),
+    "max pooling": lambda: nested(layers.BatchNormalization(), layers.GlobalMaxPooling2D(), layers.Dense(2, "softmax")),
     "no bias": lambda: nested(layers.Flatten(), layers.Dense(3, "softmax", use_bias=False)),
     "norms everywhere": lambda: functional(
         layers.BatchNormalization(),
@@ -137,7 +138,10 @@ def adapted():
 
 
 REFUSED = {
-    "max pooling": (lambda: nested(layers.GlobalMaxPooling2D(), layers.Dense(2)), "GlobalMaxPooling2D"),
+    "max pooling of turned signs": (
+        lambda: nested(layers.Rescaling(-1.0), layers.GlobalMaxPooling2D(), layers.Dense(2)),
+        "GlobalMaxPooling2D",
+    ),
     "tanh": (lambda: nested(layers.Flatten(), layers.Dense(3, "tanh"), layers.Dense(2)), "activation tanh"),
     "two linear layers": (lambda: nested(layers.Flatten(), layers.Dense(3), layers.Dense(2)), "Expected ReLU between"),
     "multi-label": (lambda: nested(layers.Flatten(), layers.Dense(3, "sigmoid")), "ends in sigmoid over 3 classes"),

@@ -18,9 +18,9 @@ from flax import nnx
 
 from vgg_flax.params import Params
 
-Features = Literal["flatten", "block3", "block4", "block5", "all"]
+Features = Literal["flatten", "block3", "block4", "block5", "block5_max", "all"]
 GLOROT = nnx.initializers.glorot_uniform()  # Keras's default for convolutions and dense layers
-POOLED_BLOCKS = {"block3": (3,), "block4": (4,), "block5": (5,), "all": (3, 4, 5)}
+POOLED_BLOCKS = {"block3": (3,), "block4": (4,), "block5": (5,), "block5_max": (5,), "all": (3, 4, 5)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ class HeadSpec:
 
     Attributes:
       classes: number of logits.
-      features: what the head reads: `flatten` (block5, row by row) or average-pooled block outputs.
+      features: what the head reads: `flatten` (block5, row by row), average-pooled block outputs, or block5's maxima
+        (for imported heads).
       hidden: widths of the ReLU layers fc1, fc2, ...
       dropout: share of hidden units dropped in training.
       standardize: shift and scale the features by constants measured on the training pictures.
@@ -197,10 +198,12 @@ def _graph(build: Callable[[], nnx.Module]) -> nnx.GraphDef:
 
 
 def gather_features(blocks: dict[str, jax.Array], features: Features) -> jax.Array:
-    """Block outputs -> float32 `[batch, n]`: block5 flattened, or averages over height and width, side by side."""
+    """Block outputs -> float32 `[batch, n]`: block5 flattened, or pooled over height and width, side by side."""
     if features == "flatten":
         last = blocks["block5"]
         return last.reshape(last.shape[0], -1).astype(jnp.float32)
+    if features == "block5_max":
+        return blocks["block5"].astype(jnp.float32).max((1, 2))
     pooled = [blocks[f"block{i}"].astype(jnp.float32).mean((1, 2)) for i in POOLED_BLOCKS[features]]
     return jnp.concatenate(pooled, axis=-1)
 

@@ -24,7 +24,7 @@ class Inspect:
 class Import:
     """Convert a weight file into a folder that `train.py --weights DIR` takes.
 
-    With --preprocess or --data a fine-tuned Keras model comes in whole, its head included, as a bundle that
+    With --preprocess or --data a fine-tuned Keras or ONNX model comes in whole, its head included, as a bundle that
     `webcam.py --model DIR` takes.
     """
 
@@ -137,7 +137,7 @@ def import_file(command: Import) -> None:
     show.plan(found)
     how = f"python train.py --model {found.model} --weights {command.folder}"
     show.line(f"{command.folder} written. Train with it: {how}")
-    if source.config and source.format.startswith("Keras") and not found.has_top:
+    if source.whole and not found.has_top:
         show.line("Its head was left out. --preprocess NAME or --data FOLDER imports the model whole.")
 
 

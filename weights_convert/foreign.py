@@ -18,7 +18,7 @@ from vgg_flax.config import UserError
 from vgg_flax.params import Params
 from vgg_flax.preprocess import Preprocessing, normalize
 from weights_convert import convert, runtimes
-from weights_convert.head import Head, read_head
+from weights_convert.head import Head, declared_size, read_head
 from weights_convert.keras_config import chain
 from weights_convert.readers import open_source
 from weights_convert.readers.base import Source
@@ -61,7 +61,7 @@ def compare(path: Path, images: np.ndarray | None = None) -> tuple[str, list[Sta
     with open_source(path) as source:
         plan = convert.plan(source)
         backbone, head = plan.read("backbone"), _head(source, plan)
-        size = _size(plan, head)
+        size = _size(source, plan, head)
         images = noise(size)[:PICTURES] if images is None else images
         if size != images.shape[1] and head:
             raise UserError(f"{path} has dense layers for pictures of {size} pixels, not {images.shape[1]}.")
@@ -69,11 +69,11 @@ def compare(path: Path, images: np.ndarray | None = None) -> tuple[str, list[Sta
         inputs = np.asarray(normalize(images, Preprocessing(images.shape[1], mean, std)))
         theirs = inputs[..., ::-1] if plan.table.bgr else inputs
         runner = runtimes.choose(source, plan)
-        whole = bool(source.config) and source.format.startswith("Keras")
+        prepares = source.whole and (head is not None or source.format.startswith("Keras"))
         expected = _ours(plan, backbone, head, theirs)
     name, found = runner(source.path, plan, np.ascontiguousarray(theirs))  # the file is closed: HDF5 locks it
     stages = []
-    if not whole:  # a whole model's own preprocessing is not in its file
+    if not prepares:  # a whole model's own preprocessing is not in its file
         stages.append(Stage("input", "preprocessing", difference(runtimes.published(plan, images), theirs)))
     for stage, values in expected.items():
         if stage in found:
@@ -89,24 +89,22 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _head(source: Source, plan: convert.Plan) -> Head | None:
-    """The dense layers of the file: the original top, or a whole Keras model's own."""
-    if source.config and source.format.startswith("Keras"):
+    """The dense layers of the file: the original top, or a whole model's own."""
+    if source.whole:
         layers = chain(source.path, source.config)
         return read_head(source) if any(layer.kind == "Dense" for layer in layers) else None
     if not plan.has_top:
         return None
     params = plan.read("top")
     hidden = tuple(params[name]["bias"].size for name in ("fc1", "fc2"))
-    channels = plan.blocks[-1][-1]
-    size = math.isqrt(params["fc1"]["kernel"].shape[0] // channels) * 2 ** len(plan.blocks)
-    return Head("flatten", hidden, params["predictions"]["bias"].size, params, size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    return Head("flatten", hidden, params["predictions"]["bias"].size, params, None, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
 
-def _size(plan: convert.Plan, head: Head | None) -> int:
-    if head is None:
-        return SIZE
-    if head.features != "flatten":
-        return head.image_size or SIZE
+def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:
+    """Side of the pictures to compare on: what the file declares, or what its dense layers were made for."""
+    declared = declared_size(chain(source.path, source.config)) if source.whole else None
+    if declared or head is None or head.features != "flatten":
+        return declared or SIZE
     first = head.params["fc1" if head.hidden else "predictions"]["kernel"]
     return math.isqrt(first.shape[0] // plan.blocks[-1][-1]) * 2 ** len(plan.blocks)
 

@@ -1,4 +1,4 @@
-"""The head of a person's own Keras model -> our dense layers, with everything else folded into them.
+"""The head of a person's own Keras or ONNX model -> our dense layers, with everything else folded into them.
 
 Dropout and augmentation do nothing when a model is used. A batch norm is a factor and a summand for each feature, and
 goes into the dense layer beside it. One sigmoid is the same as a softmax over (0, z). What can't be carried over
@@ -22,6 +22,8 @@ from weights_convert.rules import DEPTHS
 IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"}
 IDLE |= {"ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"}
 IDLE |= {"RandomContrast", "RandomBrightness"}
+CONSTANT = {"Rescaling", "Normalization", "Affine"}  # x * factor + summand
+POOLS = {"Flatten": "flatten", "GlobalAveragePooling2D": "block5", "GlobalMaxPooling2D": "block5_max"}
 EPSILON = 1e-7  # Keras's least standard deviation in Normalization
 
 
@@ -30,7 +32,7 @@ class Head:
     """A head in our terms.
 
     Attributes:
-      features: `flatten` or `block5`, as in `HeadSpec`.
+      features: `flatten`, `block5` or `block5_max`, as in `HeadSpec`.
       hidden: widths of the ReLU layers.
       classes: number of logits.
       params: {"fc1": {"kernel", "bias"}, ..., "predictions": ...}.
@@ -49,13 +51,13 @@ class Head:
 
 
 def read_head(source: Source) -> Head:
-    """The head of a whole Keras model.
+    """The head of a whole model, whose layers the reader has put into Keras's terms.
 
     Raises:
       WeightFileError: no whole model, or a layer that our heads don't have.
     """
-    if source.config is None or not source.format.startswith("Keras"):
-        refuse(source.path, "says nothing of the layers behind the backbone. Expected a whole Keras model.")
+    if not source.whole:
+        refuse(source.path, "says nothing of the layers behind the backbone. Expected a whole Keras or ONNX model.")
     layers = chain(source.path, source.config)
     convs = [i for i, layer in enumerate(layers) if layer.kind in ("Conv2D", "Convolution2D")]
     pools = [i for i, layer in enumerate(layers) if layer.kind == "MaxPooling2D"]
@@ -66,7 +68,7 @@ def read_head(source: Source) -> Head:
     builder = _Builder(source)
     for layer in layers[pools[-1] + 1 :]:
         builder.add(layer)
-    return builder.finish(_image_size(layers), scale, offset)
+    return builder.finish(declared_size(layers), scale, offset)
 
 
 def _check_backbone(source: Source, layers: list[Layer]) -> None:
@@ -95,7 +97,7 @@ def _check_backbone(source: Source, layers: list[Layer]) -> None:
 def _rescaling(source: Source, layers: list[Layer]) -> tuple[Triple, Triple]:
     scale, offset = np.ones(3), np.zeros(3)
     for layer in layers:
-        if layer.kind in ("Rescaling", "Normalization"):
+        if layer.kind in CONSTANT:
             by, plus = _affine(source, layer)
             if by.size not in (1, 3) or plus.size not in (1, 3) or by.min() <= 0:
                 refuse(source.path, f"layer {printable(layer.name)} has not one positive scale for each colour.")
@@ -111,8 +113,11 @@ def _triple(values: np.ndarray) -> Triple:
 
 
 def _affine(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """(factor, summand) of a layer whose constants lie in its configuration."""
+    """(factor, summand) of a layer that multiplies and adds constants."""
     config = layer.config
+    if layer.kind == "Affine":  # an ONNX operator
+        found = {t.key: read_float32(source.path, t) for t in source.tensors if t.key.startswith(f"{layer.name}/")}
+        return found.get(f"{layer.name}/scale", np.ones(1)), found.get(f"{layer.name}/offset", np.zeros(1))
     try:
         if layer.kind == "Rescaling":
             by, plus = _numbers(config["scale"]), _numbers(config.get("offset", 0.0))
@@ -134,7 +139,8 @@ def _numbers(values: Any) -> np.ndarray:
     return array
 
 
-def _image_size(layers: list[Layer]) -> int | None:
+def declared_size(layers: list[Layer]) -> int | None:
+    """Side of the square pictures that the model says it takes, if it says so."""
     shape = next((s for s in (_shape(layer.config) for layer in layers) if s), None)
     if shape and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
         return shape[1]
@@ -161,15 +167,16 @@ class _Builder:
         config = layer.config
         if layer.kind in IDLE:
             return
-        if layer.kind in ("Flatten", "GlobalAveragePooling2D") and not self.dense:
-            if self.features is None:
-                self.features = "flatten" if layer.kind == "Flatten" else "block5"
+        if layer.kind in POOLS and not self.dense and (layer.kind == "Flatten" or self.features is None):
+            self.features = self.features or POOLS[layer.kind]
+            if self.features == "block5_max" and self.scale is not None and self.scale.min() < 0:
+                self._unknown(layer)  # the largest would become the least
         elif layer.kind == "Dense" and self.features:
             self._dense(layer)
             self._activate(config.get("activation"), layer)
         elif layer.kind == "BatchNormalization":
             self._norm(layer)
-        elif layer.kind == "Normalization":
+        elif layer.kind in CONSTANT:
             self._then(*_affine(self.source, layer))
         elif layer.kind in ("Activation", "ReLU", "Softmax") and self.dense:
             named = {"ReLU": "relu", "Softmax": "softmax"}.get(layer.kind) or config.get("activation")
@@ -180,7 +187,7 @@ class _Builder:
             self._unknown(layer)
 
     def _unknown(self, layer: Layer) -> None:
-        known = "Flatten, GlobalAveragePooling2D, Dense, Dropout, BatchNormalization and Activation"
+        known = "Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D, Dense, Dropout, BatchNormalization and Activation"
         what = f"{printable(layer.kind)} {printable(layer.name)}"
         refuse(self.source.path, f"{what} can't be carried over into a head of ours. Expected {known}.")
 
@@ -239,10 +246,14 @@ class _Builder:
         if self.dense and self.activation is None:  # between a dense layer and its activation
             kernel, bias = self.dense[-1]
             self.dense[-1] = ((kernel * scale).astype(np.float32), (bias * scale + shift).astype(np.float32))
-        elif self.scale is None or self.shift is None:
-            self.scale, self.shift = scale, shift
-        else:
-            self.scale, self.shift = self.scale * scale, self.shift * scale + shift
+            return
+        parts = [part for part in (scale, shift, self.scale, self.shift) if part is not None]
+        size = max(part.size for part in parts)
+        if any(part.size == 0 or size % part.size for part in parts):
+            sizes = ", ".join(str(part.size) for part in parts)
+            refuse(self.source.path, f"normalises the same features with vectors of {sizes} values.")
+        by, plus, *before = (np.resize(part, size) for part in parts)  # Flatten repeats the channels for every place
+        self.scale, self.shift = (before[0] * by, before[1] * by + plus) if before else (by, plus)
 
     @staticmethod
     def _index(config: dict[str, Any], index: int) -> str | None:

@@ -159,6 +159,7 @@ DIALECTS = {
         ),
     ),
     "onnx-keras": Dialect("ONNX of a Keras model (tf2onnx, keras2onnx)", True, *CAFFE, ONNX_CONVS),
+    "onnx-vgg_flax": Dialect("ONNX export of ours", False, *CAFFE, ONNX_CONVS),  # the statistics are in the file
     "onnx-torch": Dialect("ONNX of a torchvision model (torch.onnx)", False, *TORCH, ONNX_CONVS),
 }
 

@@ -28,7 +28,7 @@ PLAIN |= {"ReLU", "Softmax", "Rescaling", "Normalization"}
 
 def choose(source: Source, plan: Plan) -> Runner:
     """The runner for a file. Raises UserError when nothing here runs such files."""
-    if source.format.startswith("Keras") and source.config:
+    if source.format.startswith("Keras") and source.whole:
         for layer in chain(source.path, source.config):
             if layer.kind not in PLAIN | IDLE:
                 what = f"{printable(layer.kind)} {printable(layer.name)}"
@@ -123,26 +123,35 @@ def _walk(keras: Any, model: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
                 dense += 1
                 if layer.activation.__name__ == "relu" and not folded:
                     found[f"fc{dense}"] = np.asarray(x)
-    if dense:
-        last = np.asarray(x)
-        if last.shape[1] == 1:  # one sigmoid, imported as two classes
-            last = np.concatenate([1 - last, last], 1)
-        sums_to_one = last.min() >= 0 and np.allclose(last.sum(1), 1, atol=1e-4)
-        found["probabilities" if sums_to_one else "logits"] = last
-    return found
+    return found | _answer(np.asarray(x)) if dense else found
+
+
+def _answer(last: np.ndarray) -> dict[str, np.ndarray]:
+    """The last layer's output [n, classes], under the name of what it is."""
+    if last.shape[1] == 1:  # one sigmoid, imported as two classes
+        last = np.concatenate([1 - last, last], 1)
+    sums_to_one = last.min() >= 0 and np.allclose(last.sum(1), 1, atol=1e-4)
+    return {"probabilities" if sums_to_one else "logits": last}
 
 
 def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
-    """The pools of an ONNX graph, asked for as outputs; its head is not imported and not compared."""
+    """An ONNX graph, the outputs of its pools and of the ReLUs behind them asked for, too."""
     import onnx
 
     runtime = _import("onnxruntime", "onnxruntime", "onnxruntime")
     model = onnx.load(str(path), load_external_data=False)
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise UserError(f"{path} keeps its tensors in another file, and is not run. Expected them inside.")
-    pools = [node.output[0] for node in model.graph.node if node.op_type == "MaxPool"]
+    pools = [i for i, node in enumerate(model.graph.node) if node.op_type == "MaxPool"]
+    hidden = [node.output[0] for node in model.graph.node[pools[-1] :] if node.op_type == "Relu"]
+    stages = {f"block{i}": model.graph.node[k].output[0] for i, k in enumerate(pools, 1)}
+    stages |= {f"fc{i}": name for i, name in enumerate(hidden, 1)}
+    last = model.graph.node[-1]
+    stages["logits" if last.op_type == "Softmax" else "last"] = (
+        last.input[0] if last.op_type == "Softmax" else model.graph.output[0].name
+    )
     del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in pools)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(stages.values()))
     weights = {tensor.name for tensor in model.graph.initializer}
     (entry,) = [one for one in model.graph.input if one.name not in weights]
     shape = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
@@ -153,15 +162,14 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
     try:
         session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         rows = [inputs[i : i + 1] for i in range(len(inputs))] if shape[:1] == [1] else [inputs]
-        outputs = [session.run(pools, {entry.name: row}) for row in rows]
+        outputs = [session.run(list(stages.values()), {entry.name: row}) for row in rows]
     except Exception as error:  # onnxruntime's errors have no common type
         first = printable(str(error).splitlines()[0])[:200]
         raise UserError(f"{path}: onnxruntime can't run it: {first}.") from None
-    found = {
-        f"block{i}": np.concatenate([one[i - 1] for one in outputs]).transpose(0, 2, 3, 1)
-        for i in range(1, len(pools) + 1)
-    }
-    return f"onnxruntime {runtime.__version__}", found
+    found = {stage: np.concatenate(parts) for stage, parts in zip(stages, zip(*outputs, strict=True), strict=True)}
+    found |= {name: value.transpose(0, 2, 3, 1) for name, value in found.items() if name.startswith("block")}
+    answer = found.pop("last", np.zeros(0))
+    return f"onnxruntime {runtime.__version__}", found | (_answer(answer) if answer.ndim == 2 else {})
 
 
 def torch_state(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:

@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-5
 PICTURES = 8
 EXPORTED = {"Functional", "InputLayer", "Normalization", "Conv2D", "MaxPooling2D", "GlobalAveragePooling2D"}
-EXPORTED |= {
-    "Flatten",
-    "Concatenate",
-    "Dense",
-    "GlorotUniform",
-    "Zeros",
-    "DTypePolicy",
-    "__keras_tensor__",
-    "__numpy__",
-}
+EXPORTED |= {"GlobalMaxPooling2D", "Flatten", "Concatenate", "Dense", "GlorotUniform", "Zeros", "DTypePolicy"}
+EXPORTED |= {"__keras_tensor__", "__numpy__"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Source:
       dialects: names of the rule tables in `rules.py` that may fit.
       tensors: every array, in the file's own order.
       left_out: (name, reason) of arrays that belong to no model, such as an optimiser's state.
-      config: the architecture that Keras or ONNX wrote beside the weights, plain data.
+      config: the architecture in Keras's terms, or what else the file says of itself; plain data.
     """
 
     path: Path
@@ -70,6 +70,11 @@ class Source:
     tensors: tuple[Tensor, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     config: Any = None
+
+    @property
+    def whole(self) -> bool:
+        """The file describes its layers, too, so that its head can be read."""
+        return isinstance(self.config, dict) and "class_name" in self.config
 
 
 def refuse(path: Path | str, why: str) -> NoReturn:

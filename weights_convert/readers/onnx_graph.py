@@ -17,8 +17,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from weights_convert.readers import onnx_tensor
-from weights_convert.readers.base import MAX_TENSORS, Source, Tensor, printable, refuse, unique
+from weights_convert.readers.base import MAX_TENSORS, Source, printable, refuse, unique
+from weights_convert.readers.onnx_head import Part, Use, backbone_layers, input_layer
 from weights_convert.rules import DEPTHS
+
+MAX_CHAIN = 1000  # operators
 
 
 @contextlib.contextmanager
@@ -41,35 +44,23 @@ def open_onnx(path: Path) -> Iterator[Source]:
 
 
 def describe(path: Path, model: onnx.ModelProto) -> Source:
-    """The tensors of a parsed model, with keys such as `conv/0/weight` and `dense/2/in_out/weight`."""
+    """The tensors of a parsed model, with keys such as `conv/0/weight` and `head_2/kernel`, and its chain of layers."""
     graph = Graph(path, model.graph)
     keys = graph.keys()
     tensors, spare = [], []
     for name, proto in graph.constants.items():
-        if name in keys:
-            shape, dtype = onnx_tensor.declared(path, printable(name), proto)
-            load = _loader(path, printable(name), proto)
-            tensors.append(Tensor(printable(name), keys[name], shape, dtype, load))
-        elif proto.data_type in (
-            TensorProto.FLOAT,
-            TensorProto.FLOAT16,
-            TensorProto.DOUBLE,
-            TensorProto.BFLOAT16,
-        ):
-            shape, dtype = onnx_tensor.declared(path, printable(name), proto)
-            tensors.append(
-                Tensor(printable(name), f"other/{name}", shape, dtype, _loader(path, printable(name), proto))
-            )
+        if name in keys or proto.data_type in onnx_tensor.DTYPES:
+            tensors.append(onnx_tensor.describe(path, name, proto, keys.get(name)))
         else:
             spare.append((printable(name), "constant of the graph, no weight"))
-    tensors.sort(key=lambda tensor: (tensor.key.startswith("other/"), graph.order.get(tensor.key, 0)))
+    tensors.sort(key=lambda tensor: graph.order.get(tensor.key, len(graph.order)))
     producer = printable(f"{model.producer_name} {model.producer_version}".strip() or "an unnamed tool")
     dialect = "onnx-torch" if "torch" in model.producer_name.lower() else "onnx-keras"
-    return Source(path, f"ONNX by {producer}", (dialect,), unique(path, tensors), tuple(spare), graph.facts)
-
-
-def _loader(path: Path, name: str, proto: TensorProto) -> Any:
-    return lambda: onnx_tensor.read(path, name, proto)
+    config: dict[str, Any] = {"class_name": "Sequential", "config": graph.layers}
+    if model.producer_name == "vgg_flax":
+        dialect = "onnx-vgg_flax"
+        config |= {entry.key: entry.value for entry in model.metadata_props if entry.key == "preprocessing"}
+    return Source(path, f"ONNX by {producer}", (dialect,), unique(path, tensors), tuple(spare), config)
 
 
 class Graph:
@@ -91,7 +82,8 @@ class Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(i)
         self.order: dict[str, int] = {}
-        self.facts: dict[str, Any] = {}
+        self.inputs = {entry.name for entry in graph.input} - self.constants.keys()
+        self.layers = [input_layer(graph, self.constants)]
 
     def _constants(self, graph: onnx.GraphProto) -> dict[str, TensorProto]:
         found: dict[str, TensorProto] = {}
@@ -109,28 +101,61 @@ class Graph:
             found[name] = tensor
         return found
 
-    def keys(self) -> dict[str, str]:
-        """{constant's name: key} of every convolution and dense layer; the chain must be a VGG's."""
+    def keys(self) -> dict[str, Use]:
+        """{constant's name: what it becomes}; the convolutions must be a VGG's. Fills `layers`."""
         convs = [i for i, node in enumerate(self.nodes) if node.op_type == "Conv"]
         if not convs:
             refuse(self.path, "has no convolutions in its graph. Expected the 13 of VGG16 or the 16 of VGG19.")
         keys: dict[str, str] = {}
         pools, between = [], []
+        end = convs[0]
         for k, i in enumerate(convs):
             node = self.nodes[i]
             self._check_conv(k, node)
             self._take(keys, node.input[1], f"conv/{k}/weight")
             if len(node.input) > 2 and node.input[2]:
                 self._take(keys, node.input[2], f"conv/{k}/bias")
-            ops, bias = self._until_next(i)
+            ops, bias, end = self._until_next(i)
             if bias:
                 self._take(keys, bias, f"conv/{k}/bias")
             between.append(ops)
             pools.append("MaxPool" in ops)
         self._check_chain(between)
-        self._check_blocks(pools)
-        self._dense(keys, convs[-1])
-        return keys
+        blocks = self._check_blocks(pools)
+        channels = next(iter(self.constants[self.nodes[convs[-1]].input[1]].dims), 0)
+        before, behind = (Part(self.constants, title, channels) for title in ("input", "head"))
+        for node in self._before(convs[0]):
+            before.add(node)
+        for node in self._behind(end):
+            behind.add(node)
+        self.layers += before.layers + backbone_layers(blocks) + behind.layers
+        used = before.used | behind.used
+        for name, use in used.items():
+            self._take(keys, name, use.key)
+        shapes = {name: tuple(self.constants[name].dims) for name in keys}
+        return {name: used.get(name) or Use(key, shapes[name], lambda array: array) for name, key in keys.items()}
+
+    def _before(self, i: int) -> list[onnx.NodeProto]:
+        """The operators between the graph's input and node i, in order."""
+        makers = {node.output[0]: node for node in self.nodes if node.output}
+        found: list[onnx.NodeProto] = []
+        name = self.nodes[i].input[0]
+        while name in makers and len(found) <= MAX_CHAIN:
+            found.append(makers[name])
+            name = next((entry for entry in makers[name].input if entry not in self.constants), "")
+        return found[::-1]
+
+    def _behind(self, i: int) -> list[onnx.NodeProto]:
+        """The operators behind node i, in order, up to the first fork; computing a shape is none of them."""
+        found: list[onnx.NodeProto] = []
+        while len(found) <= MAX_CHAIN:
+            readers = [self.nodes[k] for k in self.readers.get(self.nodes[i].output[0], [])]
+            readers = [node for node in readers if node.op_type != "Shape"]
+            if len(readers) != 1 or not readers[0].output:
+                return found
+            found.append(readers[0])
+            i = next(k for k in self.readers[self.nodes[i].output[0]] if self.nodes[k] is readers[0])
+        return found
 
     def _take(self, keys: dict[str, str], name: str, key: str) -> None:
         if name not in self.constants:
@@ -148,7 +173,8 @@ class Graph:
 
     def _check_conv(self, k: int, node: onnx.NodeProto) -> None:
         facts = {a.name: list(a.ints) for a in node.attribute if a.ints}
-        same = facts.get("pads", [1] * 4) == [1] * 4
+        padding = next((a.s for a in node.attribute if a.name == "auto_pad"), b"NOTSET")
+        same = facts.get("pads", [1 if padding.startswith(b"SAME") else 0] * 4) == [1] * 4
         plain = facts.get("strides", [1, 1]) == [1, 1] and facts.get("dilations", [1, 1]) == [1, 1]
         group = next((a.i for a in node.attribute if a.name == "group"), 1)
         if len(node.input) < 2 or not (same and plain and group == 1):
@@ -157,17 +183,17 @@ class Graph:
                 f"convolution {k + 1} is no plain 3x3 convolution of VGG (pads, strides or groups differ).",
             )
 
-    def _until_next(self, i: int) -> tuple[list[str], str | None]:
-        """Operators after node i up to the next Conv, MaxPool or fork, and the constant added as a bias."""
+    def _until_next(self, i: int) -> tuple[list[str], str | None, int]:
+        """Operators after node i up to the next Conv, MaxPool or fork; the constant added as a bias; the last node."""
         ops: list[str] = []
         bias = None
         while True:
             readers = self.readers.get(self.nodes[i].output[0], [])
             if len(readers) != 1 or len(ops) > 8:
-                return ops, bias
+                return ops, bias, i
             node = self.nodes[readers[0]]
             if node.op_type == "Conv":
-                return ops, bias
+                return ops, bias, i
             constant = next((name for name in node.input if name in self.constants), None)
             if node.op_type == "Add" and not ops and bias is None and constant:
                 bias = constant
@@ -175,7 +201,7 @@ class Graph:
                 ops.append(node.op_type)
                 if node.op_type == "MaxPool":
                     self._check_pool(node)
-                    return ops, bias
+                    return ops, bias, readers[0]
             i = readers[0]
 
     def _check_pool(self, node: onnx.NodeProto) -> None:
@@ -192,34 +218,10 @@ class Graph:
                     f"is no VGG: after convolution {k + 1} comes {has}. Expected Relu, or Relu and MaxPool.",
                 )
 
-    def _check_blocks(self, pools: list[bool]) -> None:
+    def _check_blocks(self, pools: list[bool]) -> tuple[int, ...]:
         ends = [0, *(k for k, pool in enumerate(pools, 1) if pool)]
         sizes = tuple(end - start for start, end in itertools.pairwise(ends))
         if sizes not in DEPTHS.values() or not pools[-1]:
             has = " and ".join(", ".join(map(str, sizes)).rsplit(", ", 1)) or "no"
             refuse(self.path, f"is no VGG: it has blocks of {has} convolutions. Expected 2, 2, 3, 3 and 3, or VGG19's.")
-
-    def _dense(self, keys: dict[str, str], last_conv: int) -> None:
-        """Gemm and MatMul nodes after the last convolution, in order, with the layout of their weights."""
-        k = 0
-        ops: list[str] = []
-        for node in self.nodes[last_conv + 1 :]:
-            ops.append(node.op_type)
-            if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2 or node.input[1] not in self.constants:
-                continue
-            flipped = next((a.i for a in node.attribute if a.name == "transB"), 0)
-            layout = "out_in" if flipped else "in_out"
-            if k == 0:
-                self.facts["flatten"] = "hwc" if "Transpose" in ops else "chw"
-                layout += "_first"
-            self._take(keys, node.input[1], f"dense/{k}/{layout}/weight")
-            bias = node.input[2] if len(node.input) > 2 else self._added(node.output[0])
-            if bias in self.constants:
-                self._take(keys, bias, f"dense/{k}/bias")
-            k += 1
-
-    def _added(self, name: str) -> str:
-        readers = [self.nodes[i] for i in self.readers.get(name, [])]
-        if len(readers) == 1 and readers[0].op_type == "Add":
-            return next((entry for entry in readers[0].input if entry in self.constants), "")
-        return ""
+        return sizes

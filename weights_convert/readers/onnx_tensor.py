@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from weights_convert.readers.base import checked_shape, decode, printable, refuse
+from weights_convert.readers.base import Tensor, checked_shape, decode, printable, refuse
+from weights_convert.readers.onnx_head import Use
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -18,6 +19,22 @@ DTYPES: dict[int, str] = {
     TensorProto.DOUBLE: "float64",
 }
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+
+
+def describe(path: Path, name: str, proto: TensorProto, use: Use | None) -> Tensor:
+    """One tensor, read on demand, in the layout that `use` asks for."""
+    name = printable(name)
+    shape, dtype = declared(path, name, proto)
+    if use is None:
+        return Tensor(name, f"other/{name}", shape, dtype, lambda: read(path, name, proto))
+
+    def load() -> np.ndarray:
+        try:
+            return use.convert(read(path, name, proto))
+        except ValueError as error:
+            refuse(path, f"tensor {name} of shape {shape}: {error}.")
+
+    return Tensor(name, use.key, use.shape, dtype, load)
 
 
 def declared(path: Path, name: str, proto: TensorProto) -> tuple[tuple[int, ...], str]:

@@ -61,6 +61,8 @@ def _features(layers: Any, bundle: Bundle, blocks: list[Any]) -> Any:
     spec = bundle.spec.head
     if spec.features == "flatten":
         x = layers.Flatten(name="features")(blocks[-1])
+    elif spec.features == "block5_max":
+        x = layers.GlobalMaxPooling2D(name="features")(blocks[-1])
     else:
         means = [
             layers.GlobalAveragePooling2D(name=f"block{i}_mean")(blocks[i - 1]) for i in POOLED_BLOCKS[spec.features]

@@ -117,11 +117,13 @@ def _head(graph: _Graph, bundle: Bundle, blocks: list[str]) -> None:
         graph.add("Flatten", name="features")
     else:
         pooled = []
+        kind = "GlobalMaxPool" if spec.features == "block5_max" else "GlobalAveragePool"
         for i in POOLED_BLOCKS[spec.features]:
-            graph.add("GlobalAveragePool", name=f"block{i}_mean", value=blocks[i - 1])
+            graph.add(kind, name=f"block{i}_pooled", value=blocks[i - 1])
             pooled.append(graph.add("Flatten", name=f"block{i}_features"))
-        graph.nodes.append(helper.make_node("Concat", pooled, ["features"], name="features", axis=1))
-        graph.value = "features"
+        if len(pooled) > 1:
+            graph.nodes.append(helper.make_node("Concat", pooled, ["features"], name="features", axis=1))
+            graph.value = "features"
     if spec.standardize:
         constants = {key: np.asarray(params["standardize"][key], np.float32) for key in ("mean", "std")}
         graph.add("Sub", ("features/mean", constants["mean"]), name="features_centred")

@@ -1,0 +1,159 @@
+"""What an ONNX graph does before its first convolution and behind its last pool, in Keras's terms.
+
+The head of a VGG is a chain of few operators, and each of them is a Keras layer: Gemm is Dense, ReduceMean over height
+and width is GlobalAveragePooling2D. What is none of these keeps its operator's name, which no head of ours has.
+Constants become tensors such as `head_2/kernel`, as Keras lays them out. Source: the ONNX operator documents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+
+from weights_convert.layouts import LAYOUTS
+from weights_convert.readers.base import printable
+
+POOLS = {"GlobalAveragePool": "GlobalAveragePooling2D", "ReduceMean": "GlobalAveragePooling2D"}
+POOLS |= {"GlobalMaxPool": "GlobalMaxPooling2D", "ReduceMax": "GlobalMaxPooling2D"}
+ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "Sigmoid": "sigmoid"}
+IDLE = {"Identity", "Dropout", "Cast", "Squeeze"}
+AFFINE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "Mul": ("scale", lambda x: x),
+    "Div": ("scale", lambda x: 1 / x),
+    "Add": ("offset", lambda x: x),
+    "Sub": ("offset", lambda x: -x),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What a constant becomes: its key, and its shape and array as Keras lays them out."""
+
+    key: str
+    shape: tuple[int, ...]
+    convert: Callable[[np.ndarray], np.ndarray]
+
+
+class Part:
+    """A chain of operators as it is walked.
+
+    Attributes:
+      layers: Keras's configurations, {"class_name", "config"}.
+      used: {constant's name: what it becomes}.
+    """
+
+    def __init__(self, constants: dict[str, Any], title: str, channels: int):
+        self.layers: list[dict[str, Any]] = []
+        self.used: dict[str, Use] = {}
+        self._constants, self._title, self._channels = constants, title, channels
+        self._channels_last = False
+        self._rows: str | None = None  # layout of the next dense kernel's input, once flattened
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """Take one operator."""
+        kind = node.op_type
+        ints = {a.name: list(a.ints) for a in node.attribute}
+        facts = {a.name: a.f if a.type == onnx.AttributeProto.FLOAT else a.i for a in node.attribute}
+        stored = [name for name in node.input if name in self._constants]
+        if kind == "Transpose":
+            self._channels_last = ints.get("perm") == [0, 2, 3, 1]
+            if not self._channels_last and ints.get("perm") != [0, 3, 1, 2]:
+                self._unknown(node)
+        elif kind in ("Flatten", "Reshape"):
+            if self._rows is None:
+                self._rows = "in_out" if self._channels_last else "chw"
+                self._layer("Flatten")
+        elif kind in POOLS and self._is_global(node, ints.get("axes", [])):
+            self._rows = self._rows or "in_out"
+            self._layer(POOLS[kind])
+        elif kind == "AveragePool" and set(ints.get("kernel_shape", [0])) == {1}:
+            pass  # torch's adaptive pool where there is nothing to adapt
+        elif kind in ("Gemm", "MatMul") and len(node.input) > 1 and node.input[1] in self._constants:
+            self._dense(node, facts)
+        elif kind in ACTIVATIONS and facts.get("axis", -1) in (-1, 1):
+            self._layer("Activation", activation=ACTIVATIONS[kind])
+        elif kind == "BatchNormalization" and len(stored) == 4:
+            name = self._layer(kind, epsilon=facts.get("epsilon", 1e-5))
+            for constant, part in zip(stored, ("gamma", "beta", "moving_mean", "moving_variance"), strict=True):
+                self._vector(constant, f"{name}/{part}")
+        elif kind in AFFINE and len(stored) == 1 and (kind in ("Mul", "Add") or node.input[1] == stored[0]):
+            self._affine(kind, node, stored[0])
+        elif kind not in IDLE:
+            self._unknown(node)
+
+    def _dense(self, node: onnx.NodeProto, facts: dict[str, Any]) -> None:
+        dims, flipped = self._dims(node.input[1]), bool(facts.get("transB", 0))
+        plain = facts.get("alpha", 1.0) == 1 and facts.get("beta", 1.0) == 1 and not facts.get("transA", 0)
+        if not plain or len(dims) != 2:
+            self._unknown(node)
+            return
+        name = self._layer("Dense", use_bias=len(node.input) > 2, activation="linear")
+        layout = LAYOUTS["out_in_chw" if self._rows == "chw" else "out_in"]
+
+        def kernel(array: np.ndarray) -> np.ndarray:
+            return layout.convert(array if flipped else array.T, self._channels)
+
+        self.used[node.input[1]] = Use(f"{name}/kernel", dims[::-1] if flipped else dims, kernel)
+        self._rows = "in_out"
+        if len(node.input) > 2:
+            self._vector(node.input[2], f"{name}/bias")
+
+    def _affine(self, kind: str, node: onnx.NodeProto, constant: str) -> None:
+        part, convert = AFFINE[kind]
+        name = self._layer("Affine")
+        self._vector(constant, f"{name}/{part}", convert)
+
+    def _is_global(self, node: onnx.NodeProto, axes: list[int]) -> bool:
+        if node.op_type.startswith("Global"):
+            return not self._channels_last
+        if not axes and len(node.input) > 1 and node.input[1] in self._constants:
+            stored = self._constants[node.input[1]]
+            raw = stored.raw_data[: min(16, len(stored.raw_data) // 8 * 8)]
+            axes = list(stored.int64_data) or np.frombuffer(raw, "<i8").tolist()
+        return sorted(axis % 4 for axis in axes) == ([1, 2] if self._channels_last else [2, 3])
+
+    def _layer(self, kind: str, **config: Any) -> str:
+        name = f"{self._title}_{len(self.layers) + 1}"
+        self.layers.append({"class_name": kind, "config": {"name": name, **config}})
+        return name
+
+    def _unknown(self, node: onnx.NodeProto) -> None:
+        self._layer(f"operator {printable(node.op_type)}")
+
+    def _vector(
+        self, constant: str, key: str, convert: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    ) -> None:
+        if constant in self._constants:
+            shape = (math.prod(self._dims(constant)),)
+            columns = self._channels if self._rows == "chw" and shape[0] % self._channels == 0 else 1
+            # Flattened channel by channel; ours come place by place.
+            self.used[constant] = Use(key, shape, lambda array: convert(array).reshape(columns, -1).T.reshape(-1))
+
+    def _dims(self, constant: str) -> tuple[int, ...]:
+        return tuple(self._constants[constant].dims)
+
+
+def backbone_layers(blocks: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Keras's configurations of a VGG's convolutions and pools."""
+    conv = {"strides": [1, 1], "padding": "same", "activation": "relu"}
+    layers: list[dict[str, Any]] = []
+    for i, depth in enumerate(blocks, 1):
+        layers += [
+            {"class_name": "Conv2D", "config": {"name": f"block{i}_conv{j}", **conv}} for j in range(1, depth + 1)
+        ]
+        layers.append({"class_name": "MaxPooling2D", "config": {"name": f"block{i}_pool"}})
+    return layers
+
+
+def input_layer(graph: onnx.GraphProto, constants: dict[str, Any]) -> dict[str, Any]:
+    """The picture's declared size as Keras's InputLayer, `[None, height, width, 3]`."""
+    entry = next((one for one in graph.input if one.name not in constants), None)
+    dims = [dim.dim_value or None for dim in entry.type.tensor_type.shape.dim] if entry else []
+    if len(dims) == 4 and dims[1] == 3:
+        dims = [dims[0], dims[2], dims[3], dims[1]]
+    return {"class_name": "InputLayer", "config": {"name": "images", "batch_shape": dims}}
