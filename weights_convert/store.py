@@ -6,20 +6,21 @@ SHA-256 of the arrays' file, checked at every load. Tensors are written one at a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vgg_flax.config import UserError
+from vgg_flax.files import sync_folder
 from vgg_flax.params import Params, unflatten
 from weights_convert.convert import Plan
 
@@ -46,10 +47,7 @@ def save(plan: Plan, folder: Path, source: str, *, overwrite: bool = False) -> N
         raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
     entries = [Entry(target, move.shape, move.read) for target, move in plan.moves.items()]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
+        with whole_folder(folder, {ARRAYS, RECORD}.issuperset) as new:
             sha256 = write_safetensors(new / ARRAYS, entries)
             record = {
                 "format": FORMAT,
@@ -63,21 +61,33 @@ def save(plan: Plan, folder: Path, source: str, *, overwrite: bool = False) -> N
                 "sha256": sha256,
             }
             _write(new / RECORD, (json.dumps(record, indent=2) + "\n").encode())
-            if folder.exists():
-                _replace(folder)
-            new.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} can't be written: {error.strerror or error}.") from None
 
 
-def _replace(folder: Path) -> None:
-    """Make room, but never remove a folder that holds anything else than an import."""
-    others = (
-        sorted(p.name for p in folder.iterdir() if p.name not in (ARRAYS, RECORD)) if folder.is_dir() else [folder.name]
-    )
-    if others:
-        raise UserError(f"{folder} holds {', '.join(others[:3])} and is not replaced. Give another folder.")
-    shutil.rmtree(folder)
+@contextlib.contextmanager
+def whole_folder(folder: Path, ours: Callable[[set[str]], bool]) -> Iterator[Path]:
+    """An empty folder of the same name, which takes the place of `folder` if all went well, and goes away if not.
+
+    Args:
+      ours: whether a folder that holds files of these names, and nothing else, may be replaced.
+
+    Raises:
+      UserError: `folder` holds anything else, and is left as it is.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        new = Path(temporary) / "new" / folder.name
+        new.mkdir(parents=True)
+        yield new
+        if folder.exists():
+            inside = list(folder.iterdir()) if folder.is_dir() else [folder]
+            names = sorted(path.name for path in inside)
+            if not (folder.is_dir() and all(path.is_file() for path in inside) and ours(set(names))):
+                raise UserError(f"{folder} holds {', '.join(names[:3])} and is not replaced. Give another folder.")
+            folder.rename(Path(temporary) / "old")
+        new.rename(folder)
+        sync_folder(folder.parent)
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Params]:
