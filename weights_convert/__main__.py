@@ -47,12 +47,12 @@ class Import:
     """Replace a folder that an earlier import wrote."""
 
 
-Format = Literal["auto", "onnx", "keras", "stablehlo", "safetensors", "keras-weights", "torchvision"]
+Format = Literal["auto", "onnx", "keras", "stablehlo", "safetensors", "keras-weights", "torchvision", "hub"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a trained model for another runtime, and check it there.
+    """Write a trained model for another runtime or a model hub, and check it there.
 
     .onnx, .keras, .h5 and .stablehlo take RGB pictures in 0..255 and give calibrated probabilities.
     """
@@ -60,17 +60,18 @@ class Export:
     model: tyro.conf.Positional[Path]
     """A run or bundle folder."""
     file: tyro.conf.Positional[Path]
-    """.onnx, .keras, .h5 (a whole Keras model), .stablehlo or .safetensors."""
+    """.onnx, .keras, .h5 (a whole Keras model), .stablehlo or .safetensors; with --format hub a new folder."""
     format: Format = "auto"
-    """keras-weights: backbone .h5 for keras.applications; torchvision: backbone .safetensors with its names."""
+    """keras-weights: backbone .h5 for keras.applications; torchvision: backbone .safetensors with its names;
+    hub: a folder with the model and a model card."""
     half: bool = False
     """ONNX with float16 kernels: half the size."""
     int8: bool = False
     """ONNX with int8 kernels, a scale for each output channel: a quarter of the size."""
     overwrite: bool = False
-    """Replace the file."""
+    """Replace the file, or the folder of an earlier export."""
     no_verify: bool = False
-    """Don't run the file in its own runtime."""
+    """Don't run the file in its own runtime, or load the folder again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Verify:
     model: tyro.conf.Positional[Path]
     """The run or bundle folder that the file was made from, or the only file."""
     file: tyro.conf.Positional[Path | None] = None
-    """The exported file."""
+    """The exported file or hub folder."""
     format: Format = "auto"
     """As in export."""
     data: Path | None = None
@@ -152,7 +153,8 @@ def export_file(command: Export) -> None:
     model = bundle.load(command.model)
     weights = "float16" if command.half else "int8" if command.int8 else "float32"
     writers.write(model, command.file, name, weights=weights, overwrite=command.overwrite)
-    megabytes = command.file.stat().st_size / 1e6
+    files = command.file.iterdir() if command.file.is_dir() else [command.file]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
     show.line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
     if not command.no_verify:
         _verify(command.file, model, name)
@@ -170,7 +172,9 @@ def verify_file(command: Verify) -> None:
         if not all(stage.good for stage in stages):
             raise SystemExit(1)
         return
-    name = writers.format_of(regular_file(command.file), command.format)
+    name = writers.format_of(command.file, command.format)
+    if name != "hub":
+        regular_file(command.file)
     _verify(command.file, bundle.load(command.model), name, command.data)
 
 

@@ -13,7 +13,7 @@ from weights_convert.foreign import TOLERANCE as LIMIT
 from weights_convert.foreign import Stage
 from weights_convert.guess import Score
 from weights_convert.recipes import MEANINGS
-from weights_convert.verify import TOLERANCE, Verdict
+from weights_convert.verify import Verdict
 
 
 def plan(found: Plan, whole: bool = False) -> None:
@@ -69,7 +69,7 @@ def verdict(found: Verdict) -> None:
         else "values"
     )
     good = "agrees with" if found.good else "DIFFERS from"
-    line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {TOLERANCE:.0e}).")
+    line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {found.limit:.0e}).")
     if found.rounding:
         line(found.rounding)
 

@@ -15,6 +15,7 @@ from vgg_flax.model import bind
 from vgg_flax.preprocess import normalize
 
 PLATFORMS = ("cpu", "cuda")
+NO_FOLDERS = "jax_hlo_source_file_canonicalization_regex"  # the file names each source file, but not where it lies
 
 
 def write(bundle: Bundle, path: Path, _: str) -> None:
@@ -28,5 +29,10 @@ def write(bundle: Bundle, path: Path, _: str) -> None:
     size = bundle.spec.image_size
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    exported = jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    before = getattr(jax.config, NO_FOLDERS)
+    jax.config.update(NO_FOLDERS, r".*[/\\]")
+    try:
+        exported = jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    finally:
+        jax.config.update(NO_FOLDERS, before)
     path.write_bytes(exported.serialize())

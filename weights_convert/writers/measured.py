@@ -1,0 +1,107 @@
+"""The part of a model card that a run of `train.py` fills: data, settings, results."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scipy.stats import binomtest
+
+from vgg_flax.bundle import Bundle
+from weights_convert.writers.markdown import plain, quoted, table
+
+MANY = 20  # classes: the confusion matrix of more is not shown
+BACKBONE = {"none": "frozen", "block5": "block 5 trained with the head", "all": "trained with the head"}
+
+
+def sections(bundle: Bundle) -> list[str]:
+    """Markdown sections. Raises KeyError, TypeError and their like for a record that `train.py` does not write."""
+    return [_data(bundle.training), _settings(bundle.training), _results(bundle)]
+
+
+def interval(split: dict[str, Any]) -> str:
+    """The accuracy's 95 % interval by Wilson's formula, as `evaluate` has it."""
+    low, high = split["accuracy_95"]
+    return f"{low:.1%} to {high:.1%}"
+
+
+def _data(record: dict[str, Any]) -> str:
+    splits = {"validation": record["val"], "test": record["test"]}
+    names = record["test"]["per_class"]
+    rows = [(name, *(split["per_class"][name]["support"] for split in splits.values())) for name in names]
+    rows.append(("all", *(split["count"] for split in splits.values())))
+    return (
+        f"## Training data\n\nThe data is called {quoted(record['data'])}. Kept back from training, in pictures:\n\n"
+        f"{table(('class', *splits), rows, numbers=2)}\n"
+        "All others trained the model; their number is not in its record.\n"
+    )
+
+
+def _settings(record: dict[str, Any]) -> str:
+    settings, views = record["settings"], record["settings"]["augment"]
+    if settings["head"] == "logreg":
+        optimiser = f"L-BFGS, L2 regularisation {settings['weight_decay']:g}"
+    else:
+        optimiser = f"AdamW, learning rate {settings['lr']:g} at its peak, weight decay {settings['weight_decay']:g}"
+        optimiser += f", batches of {settings['batch_size']}"
+    shares = [f"{name} {views[name]:.0%}" for name in ("shift", "zoom", "brightness", "contrast")]
+    changes = ", ".join([f"rotation {views['rotation']:g} degrees", *shares, *["mirror image"] * bool(views["flip"])])
+    more = "a new one in every epoch" if settings["cache"] == "none" else f"{settings['views'] - 1} of each picture"
+    rows = [
+        ("head", settings["head"]),
+        ("backbone", BACKBONE[settings["unfreeze"]]),
+        ("optimiser", optimiser),
+        ("epochs", f"{settings['epochs']}; kept: {record['best_epoch']}, the best on validation"),
+        ("random views", f"{more}, up to: {changes}" if settings["views"] > 1 else "none"),
+        ("seed", settings["seed"]),
+    ]
+    return f"## Training\n\n{table(('setting', 'value'), rows)}\nAll settings: `model.json`, under `training`.\n"
+
+
+def _results(bundle: Bundle) -> str:
+    test, val = (bundle.training[split] for split in ("test", "val"))
+    rows = [
+        ("accuracy", *(f"{split['accuracy']:.2%}" for split in (test, val))),
+        ("its 95 % interval", *map(interval, (test, val))),
+        (
+            "accuracy of always naming the largest class",
+            *(f"{split['majority_baseline']:.2%}" for split in (test, val)),
+        ),
+        ("macro F1", *(f"{split['macro_f1']:.2%}" for split in (test, val))),
+        ("log loss, nats", *(f"{split['loss']:.4f}" for split in (test, val))),
+        ("log loss of naming only the classes' shares", *(f"{_entropy(split):.4f}" for split in (test, val))),
+        ("pictures", test["count"], val["count"]),
+    ]
+    return (
+        "## Results\n\nThe test pictures were looked at once, at the end. Validation chose the epoch and whatever "
+        f"settings were left open, so its figures flatter.\n\n{table(('', 'test', 'validation'), rows, numbers=2)}\n"
+        "Intervals: Wilson, J. Am. Stat. Assoc. 22 (1927) 209, for pictures that are independent of each other. "
+        f"Calibration: logits are divided by the temperature {bundle.temperature:.3f}, fitted on validation, where 1 "
+        f"changes nothing (Guo et al., arXiv:1706.04599).\n\n{_classes(bundle, test)}"
+    )
+
+
+def _classes(bundle: Bundle, test: dict[str, Any]) -> str:
+    matrix, rows = test["confusion_matrix"], []
+    for name, counts, i in zip(bundle.classes, matrix, range(len(matrix)), strict=True):
+        one, recall = test["per_class"][name], "-"
+        if support := one["support"]:
+            found = binomtest(counts[i], support).proportion_ci(0.95, method="wilson")
+            recall = f"{one['recall']:.1%} ({found.low:.1%} to {found.high:.1%})"
+        rows.append((name, f"{one['precision']:.1%}", recall, f"{one['f1']:.1%}", support))
+    header = ("class", "precision", "recall (95 % interval)", "F1", "pictures")
+    text = f"### Classes of the test\n\n{table(header, rows, numbers=4)}"
+    if len(matrix) > MANY:
+        return text + f"\nThe confusion matrix of {plain(len(matrix))} classes is in `model.json`.\n"
+    counted = [(name, *counts) for name, counts in zip(bundle.classes, matrix, strict=True)]
+    header = ("", *bundle.classes)
+    return (
+        f"{text}\n### Confusion matrix of the test\n\nA row for each true class, a column for what it was called.\n\n"
+        f"{table(header, counted, numbers=len(matrix))}"
+    )
+
+
+def _entropy(split: dict[str, Any]) -> float:
+    """Log loss, in nats, of always answering with the classes' shares."""
+    shares = [one["support"] / split["count"] for one in split["per_class"].values()]
+    return -sum(share * math.log(share) for share in shares if share)
