@@ -82,7 +82,7 @@ def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = Non
         same = (exact.argmax(1) == expected.argmax(1)).mean()
         moved = np.abs(exact - expected).max()
         rounding = f"{weights} kernels move a probability by at most {moved:.1e}; {same:.0%} of the labels stay."
-    return Verdict(runtime, float(np.abs(found - expected).max()), agree, len(images), rounding)
+    return Verdict(runtime, float(np.abs(found - expected).max()), agree, len(images), rounding=rounding)
 
 
 def _stored_weights(path: Path) -> Weights:
