@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 import weights_convert
-from vgg_flax import augment, batches, bundle, console, evaluate, grid, model, params, report, runs, training
+from vgg_flax import augment, batches, bundle, console, evaluate, grid, model, params, runs, training
 from vgg_flax.checkpoint import Checkpoints
 from vgg_flax.compilation import keep_compiled_programs
 from vgg_flax.data import open_dataset
@@ -157,6 +157,8 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     # What the run leaves behind.
     with clock("report"):
+        from vgg_flax import report  # matplotlib is slow to import
+
         whole = params.combine(best, frozen, {} if from_images else {"backbone": weights.backbone})
         record = {"data": config.data, "weights": weights.source, "random_weights": weights.random}
         record |= {
@@ -197,6 +199,7 @@ def fit(
       Trained parameters of the best epoch, its number (from 1), and the log, a row an epoch.
     """
     key, count = jax.random.key(config.seed), int(np.ceil(recipe.steps / config.passes)) * config.batch_size
+    share = jax.jit(functools.partial(training.learning_rate, recipe))
     with Checkpoints(run.folder / "checkpoints") as checkpoints, runs.EventLog(run.folder) as events:
         done = checkpoints.latest or 0
         log = run.read_log(done)
@@ -219,7 +222,7 @@ def fit(
                 "train_accuracy": totals["correct"] / totals["count"],
                 "val_loss": evaluate.cross_entropy(val_logits, val_labels),
                 "val_accuracy": float((val_logits.argmax(-1) == val_labels).mean()),
-                "lr": float(state["lr"]) * float(training.learning_rate(recipe, int(state["step"]) - 1)),
+                "lr": float(state["lr"]) * float(share(int(state["step"]) - 1)),
                 "images_per_second": totals["count"] / seconds,
                 "seconds": seconds,
             }

@@ -164,10 +164,10 @@ def head_logits(spec: ModelSpec, head: Params, features: jax.Array) -> jax.Array
 
 
 def standardization(features: np.ndarray) -> Params:
-    """Mean and standard deviation of each feature over the training pictures: `[n, features]` -> `[features]` each.
+    """Mean and deviation of each feature over the training pictures: `[n, features]` -> NumPy `[features]` each.
 
     Features that hardly ever fire have a tiny deviation and would shout when they do: a floor keeps them quiet.
     """
     mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     floor = 0.01 * std.mean() if std.any() else 1.0
-    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(np.maximum(std, floor), jnp.float32)}
+    return {"mean": mean.astype(np.float32), "std": np.maximum(std, floor).astype(np.float32)}
