@@ -38,16 +38,20 @@ class Extractor:
 
     Attributes:
       engine: `winograd` or `xla`, as chosen.
-      digest: of all that determines the features of a clean picture, except the picture.
     """
 
     def __init__(self, spec: ModelSpec, backbone: param_tools.Params, preprocessing: Preprocessing, engine: str):
         self.spec, self.preprocessing = spec, preprocessing
         self.engine = choose_engine(engine, spec)
         self._backbone = backbone
-        self.digest = _digest(
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that determines the features of a clean picture, except the picture."""
+        spec, preprocessing = self.spec, self.preprocessing
+        return _digest(
             [dataclasses.asdict(spec.backbone), spec.head.features, spec.precision, dataclasses.asdict(preprocessing)],
-            [param_tools.digest(backbone), jax.default_backend(), _engine_digest(self.engine)],
+            [param_tools.digest(self._backbone), jax.default_backend(), _engine_digest(self.engine)],
         )
 
     @functools.cached_property
