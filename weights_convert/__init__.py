@@ -1,4 +1,4 @@
-"""Other frameworks' VGG weights <-> ours. Importing it loads neither JAX nor a file format's library."""
+"""Other frameworks' VGG weights <-> ours. Importing it loads neither JAX, NumPy nor OpenCV."""
 
 from weights_convert.pretrained import Weights, WeightsUnavailable, load
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vgg_flax.config import UserError
-from vgg_flax.params import Params, flatten
-from vgg_flax.preprocess import Preprocessing
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # --help needn't wait for NumPy and OpenCV
     from vgg_flax.model import BackboneSpec
+    from vgg_flax.params import Params
+    from vgg_flax.preprocess import Preprocessing
 
 Say = Callable[[str], object]
 
@@ -72,6 +72,7 @@ def load(source: str, spec: BackboneSpec, *, say: Say = print) -> Weights:
 
 def from_file(path: Path, spec: BackboneSpec, say: Say = print) -> Weights:
     """The weights in another framework's file. Raises WeightFileError."""
+    from vgg_flax.preprocess import Preprocessing
     from weights_convert.convert import plan
     from weights_convert.readers import open_source
 
@@ -105,12 +106,16 @@ def from_folder(path: Path, spec: BackboneSpec) -> Weights:
 
 
 def _imported(loaded: tuple[dict[str, Any], Params]) -> Weights:
+    from vgg_flax.preprocess import Preprocessing
+
     record, params = loaded
     preprocessing = Preprocessing(224, tuple(record["mean"]), tuple(record["std"]))
     return Weights(params["backbone"], params.get("top"), preprocessing, record["source"])
 
 
 def _check(path: Path, backbone: Params, model: str, spec: BackboneSpec) -> None:
+    from vgg_flax.params import flatten
+
     channels, want = 3, {}
     for i, block in enumerate(spec.blocks, 1):
         for j, out in enumerate(block, 1):
