@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
@@ -19,6 +16,9 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], t
       labels: int `[n]`.
       temperature: the logits are divided by it, as in prediction; changes the loss, never a label.
     """
+    from scipy.stats import binomtest  # these two take longer to import than an epoch to run
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     predicted = logits.argmax(-1)
     indices = np.arange(len(classes))
     count, correct = len(labels), int((predicted == labels).sum())
@@ -57,6 +57,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. Never below 1: on a
     validation set without a single mistake the likelihood would have it shrink to nothing.
     """
+    from scipy.optimize import minimize_scalar
+
     found: Any = minimize_scalar(
         lambda log_t: cross_entropy(logits / np.exp(log_t), labels), bounds=(0.0, np.log(10.0)), method="bounded"
     )
