@@ -95,7 +95,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
             recipe = training.Recipe(spec, steps, config.warmup, solver=solver)
             results = grid.search(
                 recipe, choices, constants, config.passes, stored_batches,
-                clean[rows["val"]], labels[rows["val"]], key, check,
+                clean[rows["val"]], labels[rows["val"]], check,
             )  # fmt: skip
         run.write_table("search.csv", grid.COLUMNS, [result.row() for result in results])
         console.show_search(results)

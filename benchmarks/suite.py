@@ -108,8 +108,8 @@ def row(what: str, against: str, ratio: float | None, least: float, aim: float, 
 def grid_row(found: dict[str, Any]) -> Row:
     what, against, bound = "grid of 32 heads, times the time of one", "one head", "at most 3 / 2"
     for result in found.get("head", {}).get("results", []):
-        grid = result["contenders"].get(head.grid_name(32))
-        one = result["contenders"].get(head.grid_name(1))
+        grid = result["contenders"].get(head.GRID)
+        one = result["contenders"].get(head.OURS)
         if grid and one:
             ratio = stats.times_faster(one["seconds"], grid["seconds"])
             verdict = "aim met" if ratio.median <= 2 else "met" if ratio.median <= 3 else "**missed**"
@@ -137,7 +137,7 @@ def section(name: str, results: Any) -> str:
     if name == "train_end_to_end":
         return train_end_to_end.report(results)
     if name == "head":
-        return "\n".join(tables.compare(one, head.reference(one), "times a second") for one in results)
+        return "\n".join(tables.compare(one, head.OURS, "times a second") for one in results)
     if name == "augment":
         return "\n".join(tables.compare(one, augment.OURS, "views a second") for one in results)
     if name == "webcam":

@@ -1,8 +1,8 @@
 """Many linear heads trained at once on the same features; validation picks one.
 
-A member of the grid is a choice of block outputs, a learning rate and a weight decay. All members are one `vmap` over
-the training state, and a member that reads fewer features sees zeros in place of the others: with a zero start it
-learns exactly what it would learn alone.
+A member of the grid is a choice of block outputs, a learning rate and a weight decay. Batches are standardised once for
+all members and their products are one: pictures by features times features by members and classes. The kernel of a
+member that reads fewer features is zero at the others: with a zero start it learns exactly what it would learn alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from vgg_flax import training
 from vgg_flax.batches import Batches
 from vgg_flax.checkpoint import rank
 from vgg_flax.config import Choice
-from vgg_flax.evaluate import cross_entropy
 from vgg_flax.model import feature_columns
 from vgg_flax.params import Params
 
@@ -50,7 +49,6 @@ def search(
     epoch_batches: Callable[[int], Iterator[Batches]],
     val_features: np.ndarray,
     val_labels: np.ndarray,
-    key: jax.Array,
     check: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Train a linear head for every choice and return them all, the best first.
@@ -62,50 +60,65 @@ def search(
       val_labels: int `[m]`.
       check: called after each epoch; may raise to stop.
     """
-    zeros = jnp.zeros((len(choices), val_features.shape[1], recipe.spec.head.classes))
-    trainable = {"head": {"predictions": {"kernel": zeros, "bias": zeros[:, 0]}}}
-    rates, decays = (jnp.array([getattr(choice, name) for choice in choices]) for name in ("lr", "weight_decay"))
-    states = jax.vmap(functools.partial(training.init_state, recipe))(trainable, rates, decays)
-    frozen = _standardize_each(recipe, choices, standardize)
-    best: list[Result | None] = [None] * len(choices)
+
+    def standing(result: Result) -> float:
+        loss, accuracy = result.val_loss, result.val_accuracy
+        return rank({"val_accuracy": accuracy, "val_loss": loss, "val_count": len(val_labels)})
+
+    states, val_inputs = _init_all(recipe, choices, val_features.shape[1]), _standardized(standardize, val_features)
+    log: list[list[Result]] = []
     for epoch in range(1, epochs + 1):
         for batches in epoch_batches(epoch - 1):
-            states = _train_all(recipe, states, frozen, batches, key)
-        logits = np.asarray(_logits_of_all(recipe, states["params"], frozen, val_features))
-        for k, (choice, mine) in enumerate(zip(choices, logits, strict=True)):
-            accuracy = float((mine.argmax(-1) == val_labels).mean())
-            result = Result(choice, epoch, accuracy, cross_entropy(mine, val_labels))
-            before = best[k]
-            if before is None or _rank(result, len(val_labels)) > _rank(before, len(val_labels)):
-                best[k] = result
+            states = _train_all(recipe, states, standardize, batches)
+        sums = _validate_all(states, val_inputs, val_labels)
+        accuracies, losses = (np.asarray(sums[name], np.float64) / len(val_labels) for name in ("correct", "loss"))
+        log.append([Result(choice, epoch, float(accuracies[k]), float(losses[k])) for k, choice in enumerate(choices)])
         check()
-    return sorted((result for result in best if result), key=lambda one: _rank(one, len(val_labels)), reverse=True)
+    return sorted((max(mine, key=standing) for mine in zip(*log, strict=True)), key=standing, reverse=True)
 
 
-def _rank(result: Result, count: int) -> float:
-    return rank({"val_accuracy": result.val_accuracy, "val_loss": result.val_loss, "val_count": count})
+def _init_all(recipe: training.Recipe, choices: list[Choice], width: int) -> training.State:
+    """The states of all members, stacked, and which features each `reads`: float32 `[members, width]`, 1 or 0.
 
-
-def _standardize_each(recipe: training.Recipe, choices: list[Choice], standardize: Params) -> Params:
-    """The constants once for each member; an infinite deviation turns a feature into a zero."""
-    std = np.full((len(choices), len(standardize["std"])), np.inf, np.float32)
-    for row, choice in zip(std, choices, strict=True):
-        columns = feature_columns(recipe.spec, choice.features)
-        row[columns] = standardize["std"][columns]
-    mean = jnp.broadcast_to(standardize["mean"], std.shape)
-    return {"head": {"standardize": {"mean": mean, "std": jnp.asarray(std)}}}
+    Kernels lie `[classes, width]`: the optimiser, which takes longest, runs along the features.
+    """
+    kernels = jnp.zeros((len(choices), recipe.spec.head.classes, width))
+    trainable = {"head": {"predictions": {"kernel": kernels, "bias": kernels[..., 0]}}}
+    rates, decays = (jnp.array([getattr(choice, name) for choice in choices]) for name in ("lr", "weight_decay"))
+    reads = [np.isin(np.arange(width), feature_columns(recipe.spec, choice.features)) for choice in choices]
+    states = jax.jit(jax.vmap(functools.partial(training.init_state, recipe)))(trainable, rates, decays)
+    return states | {"reads": jnp.asarray(np.stack(reads), jnp.float32)}
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _train_all(recipe: training.Recipe, states: Any, frozen: Params, batches: Batches, key: jax.Array) -> Any:
-    return jax.vmap(lambda state, constants: training.train_steps(recipe, state, constants, batches, key)[0])(
-        states, frozen
-    )
+def _train_all(recipe: training.Recipe, states: training.State, standardize: Params, batches: Batches) -> Any:
+    def one(state: training.State) -> training.State:
+        def loss_of(batch: Batches, step: jax.Array) -> training.Loss:
+            inputs = _standardized(standardize, batch.inputs)
+            return lambda trainable: training.mean_loss(_logits(trainable, state["reads"], inputs), batch)
+
+        return training.optimize(recipe, loss_of, state, batches)[0]
+
+    if recipe.solver == "lbfgs":  # one after the other: a vmap of line searches copies the inputs for each of them
+        return jax.lax.map(one, states)
+    return jax.vmap(one)(states)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits_of_all(recipe: training.Recipe, trained: Params, frozen: Params, features: jax.Array) -> jax.Array:
-    def one(mine: Params, constants: Params) -> jax.Array:
-        return training.head_logits(recipe.spec, mine["head"] | constants["head"], features)
+@jax.jit
+def _validate_all(states: training.State, inputs: jax.Array, labels: jax.Array) -> Any:
+    """The sums of `training.score`, `[members]` each."""
 
-    return jax.vmap(one)(trained, frozen)
+    def one(trained: Params, reads: jax.Array) -> dict[str, jax.Array]:
+        return training.score(_logits(trained, reads, inputs), labels, jnp.ones(len(labels)))
+
+    return jax.vmap(one)(states["params"], states["reads"])
+
+
+def _standardized(constants: Params, features: Any) -> jax.Array:
+    return (features - constants["mean"]) / constants["std"]
+
+
+def _logits(trained: Params, reads: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Of one member: standardised features `[batch, width]` -> `[batch, classes]`."""
+    head = trained["head"]["predictions"]
+    return ((head["kernel"] * reads) @ inputs.T).T + head["bias"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 import jax
@@ -23,6 +23,7 @@ from vgg_flax.params import Params, combine, flatten, unflatten
 from vgg_flax.preprocess import Preprocessing, normalize
 
 State = dict[str, Any]
+Loss = Callable[[Params], tuple[jax.Array, dict[str, jax.Array]]]  # what is trained -> mean loss, sums
 BACKBONE_LR = 0.1  # of the head's learning rate
 TRAINABLE = {
     "none": r"head/(?!standardize)",
@@ -54,8 +55,9 @@ def init_state(recipe: Recipe, trainable: Params, lr: Any, weight_decay: Any) ->
     """The state before the first step; the learning rate is the head's at its peak. Both are scalars."""
     hyper = {"lr": jnp.asarray(lr, jnp.float32), "weight_decay": jnp.asarray(weight_decay, jnp.float32)}
     opt_state = make_optimizer(recipe, **hyper).init(trainable)
-    if recipe.solver == "lbfgs":  # it remembers the parameters themselves, and a buffer can be donated only once
-        opt_state = jax.tree.map(jnp.copy, opt_state)
+    if recipe.solver == "lbfgs":  # it remembers the parameters themselves, and a buffer can be donated only once;
+        # its weak types would have the second call compiled anew
+        opt_state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), opt_state)
     return {"params": trainable, "opt_state": opt_state, "step": jnp.zeros((), jnp.int32), **hyper}
 
 
@@ -110,26 +112,42 @@ def train_steps(
       The new state, and sums over the pictures seen: `loss`, `correct`, `count`.
     """
 
-    def loss_fn(trainable: Params, batch: Batches, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        params = combine(trainable, frozen)
-        dropout_key = jax.random.fold_in(key, step)
-        if recipe.preprocessing is None:
-            logits = bind_head(recipe.spec, params["head"])(batch.inputs, dropout_key)
-        else:
-            model = bind(recipe.spec, params)
-            features = model.features(normalize(batch.inputs, recipe.preprocessing))
-            logits = model.classify(features, dropout_key)
-        sums = score(logits, batch.labels, batch.weights)
-        return sums["loss"] / sums["count"], sums
+    def loss_of(batch: Batches, step: jax.Array) -> Loss:
+        def loss(trainable: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            params = combine(trainable, frozen)
+            dropout_key = jax.random.fold_in(key, step)
+            if recipe.preprocessing is None:
+                logits = bind_head(recipe.spec, params["head"])(batch.inputs, dropout_key)
+            else:
+                model = bind(recipe.spec, params)
+                features = model.features(normalize(batch.inputs, recipe.preprocessing))
+                logits = model.classify(features, dropout_key)
+            return mean_loss(logits, batch)
+
+        return loss
+
+    return optimize(recipe, loss_of, state, batches)
+
+
+def optimize(
+    recipe: Recipe, loss_of: Callable[[Batches, jax.Array], Loss], state: State, batches: Batches
+) -> tuple[State, dict[str, jax.Array]]:
+    """Optimiser steps over the leading axis of `batches`; what `train_steps` does, for any loss. To be jitted.
+
+    Args:
+      loss_of: (a batch, the step's number) -> the loss as a function of what is trained. What it computes beforehand
+        is computed once a step, however often a line search asks for the loss.
+    """
 
     def one_step(state: State, batch: Batches) -> tuple[State, dict[str, jax.Array]]:
         optimizer = make_optimizer(recipe, state["lr"], state["weight_decay"])
+        loss = loss_of(batch, state["step"])
 
         def objective(trainable: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-            loss, sums = loss_fn(trainable, batch, state["step"])
+            value, sums = loss(trainable)
             if recipe.solver == "lbfgs":  # AdamW has its decay in the update
-                loss += 0.5 * state["weight_decay"] * _sum_of_squares(trainable)
-            return loss, sums
+                value += 0.5 * state["weight_decay"] * _sum_of_squares(trainable)
+            return value, sums
 
         (value, sums), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
         search = {"value": value, "grad": grads, "value_fn": lambda trainable: objective(trainable)[0]}
@@ -141,6 +159,12 @@ def train_steps(
 
     state, sums = jax.lax.scan(one_step, state, batches)
     return state, jax.tree.map(jnp.sum, sums)
+
+
+def mean_loss(logits: jax.Array, batch: Batches) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The mean over a batch's pictures, and the sums of `score`. logits `[batch, classes]`."""
+    sums = score(logits, batch.labels, batch.weights)
+    return sums["loss"] / sums["count"], sums
 
 
 def score(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:

@@ -16,10 +16,17 @@ def features(case: dict) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((case["pictures"], case["width"]), np.float32) + centres[labels], labels
 
 
+def validation(case: dict, inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of as many pictures as the case validates on."""
+    count = case.get("validation", 0)
+    return inputs[:count], labels[:count]
+
+
 class Contender:
     """`who` is ours, grid, keras or sklearn: `case["epochs"]` passes, batches of 32; sklearn until it converges.
 
-    A grid is `heads` heads at once, learning rates by weight decays, each validated after every epoch.
+    A grid is `heads` heads at once, learning rates by weight decays. `case["validation"]` is on how many pictures ours
+    and a grid are validated after every epoch, as in `train.py`.
     """
 
     def __init__(self, who: str, heads: int = 1):
@@ -35,12 +42,13 @@ class Contender:
     def _ours(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         import jax
 
-        from vgg_flax import batches, model, params, training
+        from vgg_flax import batches, evaluate, model, params, training
 
         recipe, plan = _recipe(case)
         head = model.init_head(recipe.spec, jax.random.key(0)) | {"standardize": training.standardization(inputs)}
         trainable, frozen = params.partition({"head": head}, training.TRAINABLE["none"])
         views, key = [(inputs, np.arange(len(labels)))], jax.random.key(0)
+        val, val_labels = validation(case, inputs, labels)
 
         def run() -> None:
             state = training.init_state(recipe, jax.tree.map(jax.numpy.copy, trainable), 3e-3, 1e-2)
@@ -48,25 +56,28 @@ class Contender:
                 for some in batches.feature_batches(views, labels, plan(epoch)):
                     state, sums = training.train_steps(recipe, state, frozen, some, key)
                     float(sums["loss"])
+                if len(val):
+                    whole = params.combine(state["params"], frozen)
+                    logits = np.asarray(training.head_logits(recipe.spec, whole["head"], val))
+                    evaluate.cross_entropy(logits, val_labels)
+                    float((logits.argmax(-1) == val_labels).mean())
 
         return run
 
     def _grid(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
-        import jax
-
         from vgg_flax import batches, grid, training
         from vgg_flax.config import Choice
 
         recipe, plan = _recipe(case)
         choices = [Choice("all", 1e-3 * 1.5 ** (i // 4), 10.0 ** -(i % 4)) for i in range(self._heads)]
         standardize = training.standardization(inputs)
-        views, key = [(inputs, np.arange(len(labels)))], jax.random.key(0)
+        views = [(inputs, np.arange(len(labels)))]
 
         def epoch_batches(epoch: int) -> Any:
             return batches.feature_batches(views, labels, plan(epoch))
 
-        val = inputs[:150], labels[:150]
-        return lambda: grid.search(recipe, choices, standardize, case["epochs"], epoch_batches, *val, key)
+        val = validation(case, inputs, labels)
+        return lambda: grid.search(recipe, choices, standardize, case["epochs"], epoch_batches, *val)
 
     def _keras(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         keras = importlib.import_module("keras")
