@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+import typing
 
 import numpy as np
+import onnx
 import pytest
+import safetensors.numpy
 from test_convert_files import SMALL16, random_backbone, random_top, write_keras_h5
+from test_convert_formats import torch_state
+from test_convert_onnx import vgg_graph
 
 import weights_convert
 from vgg_flax import params
 from vgg_flax.model import BACKBONES, VGG16, VGG19
-from weights_convert import rules
-from weights_convert.__main__ import main
+from weights_convert import checks, rules
+from weights_convert.__main__ import Dialect, main
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,10 @@ def test_tables_agree_with_the_models():
         assert spec.blocks == blocks
 
 
+def test_every_dialect_can_be_asked_for():
+    assert typing.get_args(Dialect) == ("auto", *rules.DIALECTS)
+
+
 def test_the_package_and_its_help_load_no_heavy_library():
     code = (
         "import sys, weights_convert, weights_convert.__main__; "
@@ -73,6 +82,59 @@ def test_import_writes_a_folder_that_load_takes(official, tmp_path):
     assert params.digest(weights.backbone) == params.digest(direct.backbone)
     assert weights.preprocessing == direct.preprocessing
     assert "vgg16_notop.h5" in weights.source
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """VGG's shape with few channels passes for the full one."""
+    monkeypatch.setattr(checks, "WIDTHS", (4, 4, 5, 6, 6))
+
+
+def test_auto_says_why(small, tmp_path, capsys):
+    arrays, top = random_backbone(SMALL16), random_top(SMALL16)
+    write_keras_h5(tmp_path / "w.h5", arrays)
+    safetensors.numpy.save_file(torch_state(SMALL16, arrays), tmp_path / "plain.safetensors")
+    safetensors.numpy.save_file(torch_state(SMALL16, arrays, top, timm=True), tmp_path / "top.safetensors")
+    onnx.save(vgg_graph(SMALL16, arrays), tmp_path / "m.onnx")
+    for name, line in (
+        ("w.h5", "dialect keras: 26 of 26 backbone tensors by name; next best keras-numbered: 0."),
+        (
+            "plain.safetensors",
+            "dialect torchvision: 26 of 26 backbone tensors by name; next best timm: 26, and 0 others against 0.",
+        ),
+        (
+            "top.safetensors",
+            "dialect timm: 26 of 26 backbone tensors by name; next best torchvision: 26, and 0 others against 6.",
+        ),
+        ("m.onnx", "dialect onnx-keras: 26 of 26 backbone tensors by name; the only one for ONNX by tf2onnx."),
+    ):
+        main(["inspect", str(tmp_path / name)])
+        assert line in capsys.readouterr().out.splitlines()
+
+
+def test_a_dialect_that_is_asked_for_decides_colours_and_statistics(small, tmp_path, capsys):
+    arrays = random_backbone(SMALL16)
+    onnx.save(vgg_graph(SMALL16, arrays, producer="an unknown tool"), tmp_path / "m.onnx")
+    main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "guessed")])
+    main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "told"), "--dialect", "onnx-torch"])
+    assert "dialect onnx-torch: 26 of 26 backbone tensors by name; chosen by --dialect." in capsys.readouterr().out
+    guessed, told = (weights_convert.load(str(tmp_path / name), SMALL16) for name in ("guessed", "told"))
+    kernel = arrays["block1_conv1"][0]
+    np.testing.assert_array_equal(guessed.backbone["block1_conv1"]["kernel"], kernel[:, :, ::-1])
+    np.testing.assert_array_equal(told.backbone["block1_conv1"]["kernel"], kernel)
+    np.testing.assert_allclose(np.divide(told.preprocessing.std, 255), (0.229, 0.224, 0.225))
+
+
+def test_a_dialect_that_does_not_fit_is_one_line(small, tmp_path, mistake):
+    path = write_keras_h5(tmp_path / "w.h5", random_backbone(SMALL16))
+    expected = "26 are as in keras. Expected --dialect keras, or none."
+    for arguments in (["inspect", path], ["import", path, tmp_path / "w"], ["verify", path]):
+        assert expected in mistake(*arguments, "--dialect", "torchvision")
+    assert "is no VGG16 or VGG19" in mistake(
+        "inspect", write_keras_h5(tmp_path / "x.h5", {"conv1": [np.ones(4)] * 2}), "--dialect", "timm"
+    )
+    assert "frosard" in mistake("inspect", path, "--dialect", "frosard")
+    assert not (tmp_path / "w").exists()
 
 
 def test_an_existing_folder_is_not_overwritten(official, tmp_path, capsys):

@@ -19,7 +19,7 @@ BLOCKS = [f"block{i}" for i in range(1, 6)]
 def small(monkeypatch):
     """`verify` takes full-size files; the tests' have few channels."""
     plan = convert.plan
-    monkeypatch.setattr(convert, "plan", lambda source: plan(source, SMALL16))
+    monkeypatch.setattr(convert, "plan", lambda source, **options: plan(source, SMALL16, **options))
 
 
 def scaled():

@@ -11,6 +11,19 @@ import tyro
 
 from vgg_flax.config import UserError, fail, parse
 
+Dialect = Literal[
+    "auto",
+    "keras",
+    "keras-numbered",
+    "torchvision",
+    "timm",
+    "machrisaa",
+    "frossard",
+    "vgg_flax",
+    "onnx-keras",
+    "onnx-torch",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
@@ -18,6 +31,8 @@ class Inspect:
 
     file: tyro.conf.Positional[Path]
     """Keras .h5 or .keras, ONNX, safetensors, PyTorch .pth, NumPy .npz or .npy."""
+    dialect: Dialect = "auto"
+    """Whose names and layouts the file has; auto: those that fit the most tensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +49,8 @@ class Import:
     """Where the converted weights go."""
     model: Literal["vgg16", "vgg19", "auto"] = "auto"
     """Stop unless the file holds this model."""
+    dialect: Dialect = "auto"
+    """As in inspect."""
     classes: str | None = None
     """Names of a whole model's outputs in order: a,b,c or a file with one a line; unset: folders of --data."""
     preprocess: str | None = None
@@ -88,6 +105,8 @@ class Verify:
     """The exported file or hub folder."""
     format: Format = "auto"
     """As in export."""
+    dialect: Dialect = "auto"
+    """As in inspect, for verify FILE."""
     data: Path | None = None
     """Labelled photos to compare on; unset: noise."""
 
@@ -118,7 +137,7 @@ def inspect_file(command: Inspect) -> None:
     from weights_convert import convert, readers, show
 
     with readers.open_source(command.file) as source:
-        show.plan(convert.plan(source))
+        show.plan(convert.plan(source, dialect=command.dialect))
 
 
 def import_file(command: Import) -> None:
@@ -126,7 +145,7 @@ def import_file(command: Import) -> None:
     from weights_convert import checks, convert, readers, show, store, whole
 
     with readers.open_source(command.file) as source:
-        found = convert.plan(source)
+        found = convert.plan(source, dialect=command.dialect)
         if command.model not in ("auto", found.model):
             checks.wrong_model(command.file, found.model, command.model)
         if command.preprocess or command.data or command.classes:
@@ -167,7 +186,8 @@ def verify_file(command: Verify) -> None:
     from weights_convert.readers.base import regular_file
 
     if command.file is None:
-        runtime, stages = foreign.compare(regular_file(command.model), _photos(command.data))
+        images = _photos(command.data)
+        runtime, stages = foreign.compare(regular_file(command.model), images, command.dialect, show.line)
         show.stages(command.model, runtime, stages)
         if not all(stage.good for stage in stages):
             raise SystemExit(1)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vgg_flax.params import Params, unflatten
 from vgg_flax.preprocess import Preprocessing
@@ -32,6 +32,7 @@ class Plan:
       model: `vgg16` or `vgg19`.
       moves: {parameter's path: move}, in the order of the layers.
       left_out: (tensor, reason) for everything else in the file.
+      why: why this dialect, as a line for people.
       mean, std: RGB, in units of 0..255, of the input that the backbone expects.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     left_out: tuple[tuple[str, str], ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    why: str
 
     @property
     def table(self) -> Dialect:
@@ -72,19 +74,25 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
 
     Args:
       spec: the backbone that is expected; without it any full-size VGG16 or VGG19 is accepted.
-      dialect: key of `rules.DIALECTS`, or `auto`.
+      dialect: key of `rules.DIALECTS`, or `auto`: the one with the most tensors by name.
 
     Raises:
-      WeightFileError: no VGG, another VGG than expected, a tensor missing, given twice or of a wrong shape.
+      WeightFileError: no VGG, another VGG than expected, a dialect that doesn't fit, a tensor missing, given twice or
+        of a wrong shape.
     """
-    names = source.dialects if dialect == "auto" else (dialect,)
-    attempts = [(name, _match(source, DIALECTS[name].rules)) for name in names]
-    name, found = max(attempts, key=lambda attempt: _score(attempt[1]))
-    model = _recognise(source, found)
-    moves = _in_order(found, model, DIALECTS[name].bgr, source)
+    names = source.dialects if dialect == "auto" else (dialect, *source.dialects)
+    attempts = {name: _match(source, DIALECTS[name].rules) for name in names}
+    scores = {name: _score(found) for name, found in attempts.items()}
+    best = max(scores, key=lambda name: scores[name])
+    name = best if dialect == "auto" else dialect
+    if not scores[name][0] and scores[best][0]:
+        _wrong_dialect(source, name, best, scores[best][0])
+    model = _recognise(source, attempts[name])
+    moves = _in_order(attempts[name], model, DIALECTS[name].bgr, source)
     check_shapes(source, moves, model, spec)
     mean, std = _statistics(source, DIALECTS[name])
-    return Plan(source.path, source.format, name, model, moves, _rest(source, moves), mean, std)
+    why = _reason(source, name, scores, 2 * sum(DEPTHS[model]), told=dialect != "auto")
+    return Plan(source.path, source.format, name, model, moves, _rest(source, moves), mean, std, why)
 
 
 def _match(source: Source, rules: tuple[Rule, ...]) -> dict[str, list[tuple[Tensor, Rule]]]:
@@ -116,6 +124,27 @@ def _rank(group: str, hits: list[dict[str, str | None]]) -> dict[int, str]:
 
 def _score(found: dict[str, list[tuple[Tensor, Rule]]]) -> tuple[int, int]:
     return sum(target.startswith("backbone/") for target in found), len(found)
+
+
+def _wrong_dialect(source: Source, name: str, best: str, fitting: int) -> NoReturn:
+    names = f"none of its tensors is called as in {name} ({DIALECTS[name].title})"
+    refuse(source.path, f"{names}, {fitting} are as in {best}. Expected --dialect {best}, or none.")
+
+
+def _reason(source: Source, name: str, scores: dict[str, tuple[int, int]], wanted: int, *, told: bool) -> str:
+    backbone, total = scores[name]
+    text = f"dialect {name}: {backbone} of {wanted} backbone tensors by name"
+    others = {other: score for other, score in scores.items() if other != name}
+    if told:
+        return f"{text}; chosen by --dialect"
+    if not others:
+        return f"{text}; the only one for {source.format}"
+    second = max(others, key=lambda other: others[other])
+    theirs, all_theirs = others[second]
+    text = f"{text}; next best {second}: {theirs}"
+    if theirs < backbone:
+        return text
+    return f"{text}, and {all_theirs - theirs} others against {total - backbone}"  # dialects that differ in their tops
 
 
 def _recognise(source: Source, found: dict[str, list[tuple[Tensor, Rule]]]) -> str:

@@ -20,6 +20,7 @@ from vgg_flax.preprocess import Preprocessing, normalize
 from weights_convert import convert, runtimes
 from weights_convert.head import Head, declared_size, read_head
 from weights_convert.keras_config import chain
+from weights_convert.pretrained import Say
 from weights_convert.readers import open_source
 from weights_convert.readers.base import Source
 
@@ -46,11 +47,15 @@ class Stage:
         return self.difference <= TOLERANCE
 
 
-def compare(path: Path, images: np.ndarray | None = None) -> tuple[str, list[Stage]]:
+def compare(
+    path: Path, images: np.ndarray | None = None, dialect: str = "auto", say: Say = lambda line: None
+) -> tuple[str, list[Stage]]:
     """(runtime, its stages in order).
 
     Args:
       images: uint8 RGB [n, size, size, 3]; unset: noise of the size that the file's dense layers were made for.
+      dialect: as in `convert.plan`.
+      say: called with the line that tells why this dialect.
 
     Raises:
       UserError: no runtime runs such a file, or it is not installed.
@@ -59,7 +64,8 @@ def compare(path: Path, images: np.ndarray | None = None) -> tuple[str, list[Sta
     from weights_convert.verify import noise
 
     with open_source(path) as source:
-        plan = convert.plan(source)
+        plan = convert.plan(source, dialect=dialect)
+        say(plan.why)
         backbone, head = plan.read("backbone"), _head(source, plan)
         size = _size(source, plan, head)
         images = noise(size)[:PICTURES] if images is None else images

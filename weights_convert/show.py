@@ -36,8 +36,9 @@ def plan(found: Plan, whole: bool = False) -> None:
     values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
     mean = ", ".join(f"{v:g}" for v in found.mean)
     std = ", ".join(f"{v:g}" for v in found.std)
+    line(f"{found.why}.")
     line(
-        f"{found.dialect}: {found.table.title}. {len(found.moves)} tensors, {values:,} values"
+        f"{found.table.title}. {len(found.moves)} tensors, {values:,} values"
         f"{', with the three layers on top' if found.has_top else ''}; {left} left out."
     )
     line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
