@@ -107,3 +107,28 @@ def keras_backbone(spec, size=32, name=None):
     for layer, arrays in random_backbone(spec).items():
         model.get_layer(layer).set_weights(arrays)
     return model
+
+
+def keras_network(layers, spec, size, nested=False):
+    """A Keras model of these layers, {name: (kernel, bias)} in order: the backbone, Flatten, and dense layers.
+
+    Args:
+      nested: the backbone is a model in the model.
+    """
+    import keras
+
+    names = iter(layers)
+    convs = [keras.Input((size, size, 3))]
+    for i, block in enumerate(spec.blocks, 1):
+        convs += [keras.layers.Conv2D(n, 3, padding="same", activation="relu", name=next(names)) for n in block]
+        convs.append(keras.layers.MaxPooling2D(2, name=f"block{i}_pool"))
+    dense = list(names)
+    head = [keras.layers.Flatten(name="flatten")] if dense else []
+    for name in dense:
+        activation = "softmax" if name == dense[-1] else "relu"
+        head.append(keras.layers.Dense(layers[name][1].size, activation=activation, name=name))
+    base = keras.Sequential(convs, name=spec.name) if nested else None
+    model = keras.Sequential([keras.Input((size, size, 3)), base, *head] if nested else [*convs, *head])
+    for name, arrays in layers.items():
+        (base if base and name not in dense else model).get_layer(name).set_weights(arrays)
+    return model

@@ -87,7 +87,7 @@ def with_norms(spec, state, norms):
     return found
 
 
-def torch_pickle(state, prefix="", wrap=None):
+def torch_pickle(state, prefix="", wrap=None, legacy=False):
     """The pickle of a state_dict, put together opcode by opcode as torch writes it, and its storages."""
     out, storages = io.BytesIO(), []
 
@@ -111,7 +111,7 @@ def torch_pickle(state, prefix="", wrap=None):
         out.write(b"\n")
         text(str(len(storages)))
         text("cpu")
-        out.write(b"J" + struct.pack("<i", array.size) + b"tQK\0")
+        out.write(b"J" + struct.pack("<i", array.size) + (b"NtQK\0" if legacy else b"tQK\0"))
         integers(array.shape)
         integers([stride // array.itemsize for stride in array.strides])
         out.write(b"\x89ccollections\nOrderedDict\n)RtR")
@@ -130,6 +130,20 @@ def write_torch_zip(path, state, **options):
         for i, storage in enumerate(storages):
             archive.writestr(f"archive/data/{i}", storage)
         archive.writestr("archive/version", "3\n")
+    return path
+
+
+def write_torch_legacy(path, state):
+    """As torch before 1.6: five pickles, and then each storage behind its number of values."""
+    data, storages = torch_pickle(state, legacy=True)
+    facts = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    keys = [str(i) for i in range(len(storages))]
+    parts = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, facts)]
+    sizes = [array.size for array in state.values()]
+    with path.open("wb") as file:
+        file.write(b"".join([*parts, data, pickle.dumps(keys, protocol=2)]))
+        for size, storage in zip(sizes, storages, strict=True):
+            file.write(struct.pack("<q", size) + storage)
     return path
 
 

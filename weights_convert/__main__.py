@@ -186,8 +186,7 @@ def verify_file(command: Verify) -> None:
     from weights_convert.readers.base import regular_file
 
     if command.file is None:
-        images = _photos(command.data)
-        runtime, stages = foreign.compare(regular_file(command.model), images, command.dialect, show.line)
+        runtime, stages = foreign.compare(command.model, _photos(command.data), command.dialect, show.line)
         show.stages(command.model, runtime, stages)
         if not all(stage.good for stage in stages):
             raise SystemExit(1)

@@ -22,10 +22,10 @@ from weights_convert.head import Head, declared_size, read_head
 from weights_convert.keras_config import chain
 from weights_convert.pretrained import Say
 from weights_convert.readers import open_source
-from weights_convert.readers.base import Source
+from weights_convert.readers.base import Source, refuse
 
 TOLERANCE = 1e-4  # of a stage's largest value: two float32 runtimes sum in different orders
-PICTURES, SIZE = 4, 64
+PICTURES, SIZE, MAX_SIDE = 4, 64, 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def compare(
     """(runtime, its stages in order).
 
     Args:
-      images: uint8 RGB [n, size, size, 3]; unset: noise of the size that the file's dense layers were made for.
+      images: uint8 RGB [n, size, size, 3]; unset: noise of the size that the file's dense layers or its graph ask for.
       dialect: as in `convert.plan`.
       say: called with the line that tells why this dialect.
 
@@ -109,6 +109,8 @@ def _head(source: Source, plan: convert.Plan) -> Head | None:
 def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:
     """Side of the pictures to compare on: what the file declares, or what its dense layers were made for."""
     declared = declared_size(chain(source.path, source.config)) if source.whole else None
+    if declared and not 32 <= declared <= MAX_SIDE:
+        refuse(source.path, f"takes pictures of {declared} pixels. Expected 32 to {MAX_SIDE}.")
     if declared or head is None or head.features != "flatten":
         return declared or SIZE
     first = head.params["fc1" if head.hidden else "predictions"]["kernel"]

@@ -8,6 +8,7 @@ class that a file names is built unless it is a plain layer.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ PLAIN |= {"ReLU", "Softmax", "Rescaling", "Normalization"}
 
 def choose(source: Source, plan: Plan) -> Runner:
     """The runner for a file. Raises UserError when nothing here runs such files."""
-    if source.format.startswith("Keras") and source.whole:
+    files = source.format.startswith("Keras") and source.path.suffix in (".h5", ".hdf5", ".keras")
+    if files and source.whole:
         for layer in chain(source.path, source.config):
             if layer.kind not in PLAIN | IDLE:
                 what = f"{printable(layer.kind)} {printable(layer.name)}"
                 raise UserError(f"{source.path} has a {what}, and is not built. Expected plain layers.")
         return keras_model
-    if source.format.startswith("Keras") and source.path.suffix in (".h5", ".hdf5"):
+    if files:
         return keras_weights
     if source.format.startswith("ONNX"):
         return onnx_graph
@@ -63,6 +65,10 @@ def _import(name: str, title: str, package: str) -> Any:
         raise UserError(f"{title} is missing, which runs this file: pip install {package}.") from None
 
 
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip() or repr(error)).splitlines()[0])[:150].rstrip(".")
+
+
 def _keras() -> Any:
     os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
     return _import("keras", "Keras", "keras")
@@ -71,7 +77,10 @@ def _keras() -> Any:
 def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     """A whole model, layer by layer."""
     keras = _keras()
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras's errors have no common type
+        raise UserError(f"{path}: Keras {keras.__version__} can't load it: {_first_line(error)}.") from None
     return f"Keras {keras.__version__}", _walk(keras, model, inputs)
 
 
@@ -91,7 +100,18 @@ def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict
             width = plan.moves[f"top/{name}/bias"].shape[0]
             x = layers.Dense(width, activation="softmax" if name == "predictions" else "relu", name=name)(x)
     model = keras.Model(images, x)
-    model.load_weights(path)
+    for layer in model.layers:
+        layer.set_weights([np.full_like(array, np.nan) for array in layer.get_weights()])
+    # By name, Keras passes over a head of the file's own; its newer format has an order and no names.
+    options = {"by_name": True} if plan.dialect == "keras" and not path.name.endswith(".weights.h5") else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of layers that are not filled, which is checked here
+            model.load_weights(path, **options)
+    except Exception as error:
+        raise UserError(f"{path}: Keras can't load it into a VGG laid out flat: {_first_line(error)}.") from None
+    if empty := [layer.name for layer in model.layers if any(np.isnan(array).any() for array in layer.get_weights())]:
+        raise UserError(f"{path}: Keras finds no weights for {empty[0]} in it. Expected a VGG laid out flat.")
     return f"Keras {keras.__version__}", _walk(keras, model, inputs)
 
 
@@ -164,8 +184,7 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
         rows = [inputs[i : i + 1] for i in range(len(inputs))] if shape[:1] == [1] else [inputs]
         outputs = [session.run(list(stages.values()), {entry.name: row}) for row in rows]
     except Exception as error:  # onnxruntime's errors have no common type
-        first = printable(str(error).splitlines()[0])[:200]
-        raise UserError(f"{path}: onnxruntime can't run it: {first}.") from None
+        raise UserError(f"{path}: onnxruntime can't run it: {_first_line(error)}.") from None
     found = {stage: np.concatenate(parts) for stage, parts in zip(stages, zip(*outputs, strict=True), strict=True)}
     found |= {name: value.transpose(0, 2, 3, 1) for name, value in found.items() if name.startswith("block")}
     answer = found.pop("last", np.zeros(0))
