@@ -140,7 +140,9 @@ def test_any_number_of_pictures(tmp_path, size):
         assert verify.check(ours, tmp_path / f"m.{suffix}", name, verify.noise(64)[:size]).good
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("keras-weights", "h5"), ("torchvision", "safetensors")])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("keras-weights", "h5"), ("torchvision", "safetensors"), ("onnx", "onnx")]
+)
 def test_backbone_comes_back_bit_for_bit(tmp_path, name, suffix):
     ours = make()
     path = tmp_path / f"w.{suffix}"

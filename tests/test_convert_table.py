@@ -39,9 +39,9 @@ from test_hostile_fuzz import write_npy, write_npz
 
 import weights_convert
 from vgg_flax import bundle, params
-from vgg_flax.model import HeadSpec, ModelSpec
+from vgg_flax.model import HeadSpec, ModelSpec, dense_layers
 from vgg_flax.preprocess import Preprocessing
-from weights_convert import checks, convert, readers, show
+from weights_convert import checks, convert, readers, rules, show
 from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
@@ -151,6 +151,13 @@ def append_dense(graph, dense, by_channel):
     graph.output[0].CopyFrom(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
 
 
+def our_onnx(path, given):
+    """Our own export."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle.save(ours("onnx-vgg_flax", given), Path(folder))
+        assert run("export", folder, path, "--no-verify")[0] == 0
+
+
 def torch_file(save, timm=False):
     def write(path, given):
         head = {"hidden", "labels"} & given.dense.keys()
@@ -219,6 +226,7 @@ CASES = [
     Case("keras-numbered", "`.keras`", "m.keras", keras_saved(names=numbered), OWN),
     Case("onnx-keras", "`.onnx`", "m.onnx", onnx_graph("tf2onnx"), ("no top", "own head")),
     Case("onnx-torch", "`.onnx`", "m.onnx", onnx_graph("pytorch"), ("no top", "own head")),
+    Case("onnx-vgg_flax", "`.onnx`", "m.onnx", our_onnx, OWN),
     Case("torchvision", "`.pth`, zip", "w.pth", torch_file(write_torch_zip)),
     Case("torchvision", "`.pth`, before torch 1.6", "w.pth", torch_file(write_torch_legacy)),
     Case("torchvision", "safetensors", "w.safetensors", torch_file(save_safetensors)),
@@ -339,13 +347,10 @@ def exported(dialect, model):
 
 
 def comes_back(dialect, given, name, suffix):
-    table = weights_convert.rules.DIALECTS[dialect]
-    spec = ModelSpec(given.spec, HeadSpec(3, "flatten", (7, 7), standardize=False), SIZE)
-    arrays = {"backbone": as_stored(given.convs), "head": as_stored(given.dense)}
-    ours = bundle.Bundle(spec, arrays, CLASSES, Preprocessing(SIZE, table.mean, table.std))
+    model = ours(dialect, given)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        bundle.save(ours, folder / "run")
+        bundle.save(model, folder / "run")
         path = folder / f"m.{suffix}"
         if run("export", folder / "run", path, "--format", name, "--no-verify")[0]:
             return False
@@ -355,10 +360,21 @@ def comes_back(dialect, given, name, suffix):
         options = ["--preprocess", "rgb-raw", "--classes", ",".join(CLASSES)] if name == "keras" else []
         assert run("import", path, folder / "w", *options)[0] == 0
         found = weights_convert.load(str(folder / "w"), given.spec)
-    same = params.digest(found.backbone) == params.digest(arrays["backbone"])
-    return (
-        same and np.allclose(found.preprocessing.mean, table.mean) and np.allclose(found.preprocessing.std, table.std)
-    )
+    preprocessing = model.preprocessing
+    statistics = np.allclose(found.preprocessing.mean, preprocessing.mean)
+    statistics = statistics and np.allclose(found.preprocessing.std, preprocessing.std)
+    return statistics and params.digest(found.backbone) == params.digest(model.params["backbone"])
+
+
+def ours(dialect, given):
+    """A model of ours with these values and the dialect's preprocessing."""
+    table = rules.DIALECTS[dialect]
+    hidden = tuple(bias.size for _, bias in given.dense.values())[:-1]
+    spec = ModelSpec(given.spec, HeadSpec(3, "flatten", hidden, standardize=False), SIZE)
+    names = [name for name, _ in dense_layers(spec.head)]
+    head = dict(zip(names, as_stored(given.dense).values(), strict=True))
+    arrays = {"backbone": as_stored(given.convs), "head": head}
+    return bundle.Bundle(spec, arrays, CLASSES, Preprocessing(SIZE, table.mean, table.std))
 
 
 def rows():

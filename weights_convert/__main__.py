@@ -21,6 +21,7 @@ Dialect = Literal[
     "frossard",
     "vgg_flax",
     "onnx-keras",
+    "onnx-vgg_flax",
     "onnx-torch",
 ]
 

@@ -211,8 +211,7 @@ def _statistics(source: Source, table: Dialect) -> tuple[Statistics, Statistics]
     """Mean and standard deviation: the file's own metadata, if it has any, or the dialect's."""
     own = source.config if isinstance(source.config, dict) else {}
     try:
-        said = json.loads(own["preprocessing"]) if "preprocessing" in own else own
-        mean, std = (tuple(json.loads(said[key]) if said is own else said[key]) for key in ("mean", "std"))
+        mean, std = (tuple(json.loads(own[key])) for key in ("mean", "std"))
         record = Preprocessing(224, mean, std)
     except (KeyError, ValueError, TypeError):
         return table.mean, table.std

@@ -159,7 +159,8 @@ DIALECTS = {
         ),
     ),
     "onnx-keras": Dialect("ONNX of a Keras model (tf2onnx, keras2onnx)", True, *CAFFE, ONNX_CONVS),
-    "onnx-vgg_flax": Dialect("ONNX export of ours", False, *CAFFE, ONNX_CONVS),  # the statistics are in the file
+    # Statistics: where the file's own metadata say nothing, which `export` never leaves out.
+    "onnx-vgg_flax": Dialect("ONNX that `export` wrote, preprocessing inside", False, *CAFFE, ONNX_CONVS),
     "onnx-torch": Dialect("ONNX of a torchvision model (torch.onnx)", False, *TORCH, ONNX_CONVS),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,18 @@ def describe(path: Path, model: onnx.ModelProto) -> Source:
     config: dict[str, Any] = {"class_name": "Sequential", "config": graph.layers}
     if model.producer_name == "vgg_flax":
         dialect = "onnx-vgg_flax"
-        config |= {entry.key: entry.value for entry in model.metadata_props if entry.key == "preprocessing"}
+        config |= _statistics(model)
     return Source(path, f"ONNX by {producer}", (dialect,), unique(path, tensors), tuple(spare), config)
+
+
+def _statistics(model: onnx.ModelProto) -> dict[str, str]:
+    """{"mean": JSON, "std": JSON} that an export of ours carries, as our safetensors do."""
+    try:
+        (text,) = (entry.value for entry in model.metadata_props if entry.key == "preprocessing")
+        record = json.loads(text)
+        return {key: json.dumps(record[key]) for key in ("mean", "std")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 class Graph:
