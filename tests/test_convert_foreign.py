@@ -44,7 +44,8 @@ def test_whole_keras_model(tmp_path, suffix):
     import keras
 
     layers = keras.layers
-    head = [layers.Flatten(), layers.Dense(9, "relu"), layers.Dense(2, "softmax")]
+    norm = layers.Normalization(mean=[0.5] * 24, variance=np.linspace(0.1, 1, 24))
+    head = [layers.Flatten(), norm, layers.Dense(9, "relu"), layers.Dense(2, "softmax")]
     before = layers.Rescaling(1 / 127.5, offset=-1)
     keras.Sequential([keras.Input((64, 64, 3)), before, keras_backbone(SMALL16, 64), *head]).save(
         tmp_path / f"m.{suffix}"

@@ -60,6 +60,12 @@ MODELS = {
         layers.Dense(2, "softmax"),
         before=(layers.RandomFlip("horizontal"), layers.Rescaling(1 / 127.5, offset=-1)),
     ),
+    "standardised features": lambda: nested(
+        layers.GlobalAveragePooling2D(),
+        layers.Normalization(mean=[0.1] * 6, variance=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        layers.BatchNormalization(),
+        layers.Dense(2, "softmax"),
+    ),
     "normalization by colour": lambda: nested(
         layers.GlobalAveragePooling2D(),
         layers.Dense(2, "softmax"),

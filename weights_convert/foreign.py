@@ -133,6 +133,8 @@ def _ours(plan: convert.Plan, backbone: Params, head: Head | None, inputs: np.nd
         if head:
             features: Any = head.features
             x = gather_features(blocks, features)
+            if head.standardize:
+                x = (x - head.standardize[0]) / head.standardize[1]
             for name, layer in head.params.items():
                 x = x @ layer["kernel"] + layer["bias"]
                 if name == "predictions":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from vgg_flax.params import Params
 from weights_convert.keras_config import Layer, chain
 from weights_convert.readers.base import Source, Tensor, printable, read_float32, refuse
-from weights_convert.recipes import Triple
+from weights_convert.recipes import Exact
 from weights_convert.rules import DEPTHS
 
 IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"}
@@ -25,6 +26,7 @@ IDLE |= {"RandomContrast", "RandomBrightness"}
 CONSTANT = {"Rescaling", "Normalization", "Affine"}  # x * factor + summand
 POOLS = {"Flatten": "flatten", "GlobalAveragePooling2D": "block5", "GlobalMaxPooling2D": "block5_max"}
 EPSILON = 1e-7  # Keras's least standard deviation in Normalization
+LARGE = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Head:
       image_size: side of the pictures it was trained on, if the file says so.
       scale, offset: of Rescaling and Normalization layers before the first convolution, whose input is
         x * scale + offset; one number a channel, in the model's own colour order.
+      standardize: (mean, standard deviation) of a Normalization of the features, float32 [n], or None.
     """
 
     features: str
@@ -46,8 +49,9 @@ class Head:
     classes: int
     params: Params
     image_size: int | None
-    scale: Triple
-    offset: Triple
+    scale: Exact
+    offset: Exact
+    standardize: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def read_head(source: Source) -> Head:
@@ -94,49 +98,56 @@ def _check_backbone(source: Source, layers: list[Layer]) -> None:
         refuse(source.path, f"is no VGG: its blocks have {blocks} convolutions.")
 
 
-def _rescaling(source: Source, layers: list[Layer]) -> tuple[Triple, Triple]:
-    scale, offset = np.ones(3), np.zeros(3)
+def _rescaling(source: Source, layers: list[Layer]) -> tuple[Exact, Exact]:
+    scale, offset = _exact(np.ones(3)), _exact(np.zeros(3))
     for layer in layers:
         if layer.kind in CONSTANT:
             by, plus = _affine(source, layer)
             if by.size not in (1, 3) or plus.size not in (1, 3) or by.min() <= 0:
                 refuse(source.path, f"layer {printable(layer.name)} has not one positive scale for each colour.")
             scale, offset = scale * by, offset * by + plus
+            if scale.min() * LARGE < 1 or max(scale.max(), abs(offset).max()) > LARGE:
+                refuse(source.path, f"layer {printable(layer.name)} takes pixels beyond {LARGE:.0e}.")
         elif layer.kind not in IDLE:
             what = f"{printable(layer.kind)} {printable(layer.name)}"
             refuse(source.path, f"{what} changes the input before the first convolution, which is not carried over.")
-    return _triple(scale), _triple(offset)
-
-
-def _triple(values: np.ndarray) -> Triple:
-    return float(values[0]), float(values[1]), float(values[2])
+    return (scale[0], scale[1], scale[2]), (offset[0], offset[1], offset[2])
 
 
 def _affine(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """(factor, summand) of a layer that multiplies and adds constants."""
-    config = layer.config
+    """(factor, summand) of a layer that multiplies and adds constants, as fractions."""
     if layer.kind == "Affine":  # an ONNX operator
         found = {t.key: read_float32(source.path, t) for t in source.tensors if t.key.startswith(f"{layer.name}/")}
-        return found.get(f"{layer.name}/scale", np.ones(1)), found.get(f"{layer.name}/offset", np.zeros(1))
+        scale, offset = found.get(f"{layer.name}/scale", np.ones(1)), found.get(f"{layer.name}/offset", np.zeros(1))
+        return _exact(scale), _exact(offset)
+    if layer.kind == "Rescaling":
+        by, plus = _constants(source, layer, {"offset": 0.0} | layer.config, "scale", "offset")
+        return _exact(by), _exact(plus)
+    mean, deviation = map(_exact, _moments(source, layer))
+    return 1 / deviation, -mean / deviation
+
+
+def _moments(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard deviation) of a Normalization, float64 [n]."""
+    mean, variance = _constants(source, layer, layer.config, "mean", "variance")
+    if variance.min() < 0:
+        refuse(source.path, f"layer {printable(layer.name)} has negative variances.")
+    return mean, np.maximum(np.sqrt(variance), EPSILON)
+
+
+def _constants(source: Source, layer: Layer, config: dict[str, Any], *keys: str) -> list[np.ndarray]:
     try:
-        if layer.kind == "Rescaling":
-            by, plus = _numbers(config["scale"]), _numbers(config.get("offset", 0.0))
-        else:
-            if config.get("invert"):
-                raise ValueError
-            mean, variance = _numbers(config["mean"]), _numbers(config["variance"])
-            by = 1 / np.maximum(np.sqrt(variance), EPSILON)
-            plus = -mean * by
+        arrays = [np.asarray(config[key], np.float64).reshape(-1) for key in keys]
+        large = np.finfo(np.float32).max
+        if config.get("invert") or not all(array.size and (np.abs(array) <= large).all() for array in arrays):
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         refuse(source.path, f"layer {printable(layer.name)} keeps its constants elsewhere than in its configuration.")
-    return by, plus
+    return arrays
 
 
-def _numbers(values: Any) -> np.ndarray:
-    array = np.asarray(values, np.float64).reshape(-1)
-    if not array.size or not np.isfinite(array).all():
-        raise ValueError
-    return array
+def _exact(values: np.ndarray) -> np.ndarray:
+    return np.array([Fraction(value) for value in values.tolist()], object)
 
 
 def declared_size(layers: list[Layer]) -> int | None:
@@ -161,6 +172,7 @@ class _Builder:
         self.activation: str | None = None  # of the last dense layer; None while it has had none
         self.scale: np.ndarray | None = None
         self.shift: np.ndarray | None = None
+        self.standardize: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, layer: Layer) -> None:
         """Take one layer."""
@@ -176,8 +188,11 @@ class _Builder:
             self._activate(config.get("activation"), layer)
         elif layer.kind == "BatchNormalization":
             self._norm(layer)
+        elif layer.kind == "Normalization":
+            self._normalize(*_moments(self.source, layer))
         elif layer.kind in CONSTANT:
-            self._then(*_affine(self.source, layer))
+            scale, offset = _affine(self.source, layer)
+            self._then(scale.astype(np.float64), offset.astype(np.float64))
         elif layer.kind in ("Activation", "ReLU", "Softmax") and self.dense:
             named = {"ReLU": "relu", "Softmax": "softmax"}.get(layer.kind) or config.get("activation")
             if any(config.get(key) for key in ("max_value", "negative_slope", "threshold")):
@@ -202,6 +217,11 @@ class _Builder:
             refuse(self.source.path, f"layer {printable(layer.name)} has the shapes {kernel.shape} and {bias.shape}.")
         if self.dense and kernel.shape[0] != self.dense[-1][1].size:
             refuse(self.source.path, f"layer {printable(layer.name)} reads {kernel.shape[0]} features.")
+        if self.standardize and not self.dense:
+            if self.standardize[0].size not in (1, len(kernel)) or self.standardize[1].size not in (1, len(kernel)):
+                refuse(self.source.path, f"the Normalization before {printable(layer.name)} has not its features.")
+            mean, deviation = (np.broadcast_to(array, len(kernel)).copy() for array in self.standardize)
+            self.standardize = mean, deviation
         if self.scale is not None and self.shift is not None:
             repeat = kernel.shape[0] // self.scale.size  # Flatten repeats the channels for every place
             scale, shift = np.tile(self.scale, repeat), np.tile(self.shift, repeat)
@@ -241,6 +261,13 @@ class _Builder:
             refuse(self.source.path, f"layer {printable(layer.name)} has negative variances.")
         self._then(scale, shift)
 
+    def _normalize(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """A Normalization: of the features as they are, it is what our heads call `standardize`."""
+        if self.features and not self.dense and self.scale is None and self.standardize is None:
+            self.standardize = mean.astype(np.float32), deviation.astype(np.float32)
+        else:
+            self._then(1 / deviation, -mean / deviation)
+
     def _then(self, scale: np.ndarray, shift: np.ndarray) -> None:
         """The features are multiplied by `scale`, and `shift` is added."""
         if self.dense and self.activation is None:  # between a dense layer and its activation
@@ -270,7 +297,7 @@ class _Builder:
             refuse(self.source.path, f"holds {what}. Expected one.")
         return read_float32(self.source.path, found[0])
 
-    def finish(self, image_size: int | None, scale: Triple, offset: Triple) -> Head:
+    def finish(self, image_size: int | None, scale: Exact, offset: Exact) -> Head:
         """The head."""
         if not self.dense or self.features is None:
             refuse(self.source.path, "has no dense layers behind its backbone. Expected a whole classifier.")
@@ -286,4 +313,5 @@ class _Builder:
         names = [*(f"fc{i}" for i in range(1, len(self.dense))), "predictions"]
         params = {name: {"kernel": k, "bias": b} for name, (k, b) in zip(names, self.dense, strict=True)}
         hidden = tuple(b.size for _, b in self.dense[:-1])
-        return Head(self.features, hidden, self.dense[-1][1].size, params, image_size, scale, offset)
+        classes = self.dense[-1][1].size
+        return Head(self.features, hidden, classes, params, image_size, scale, offset, self.standardize)

@@ -7,11 +7,13 @@ mean and standard deviation in RGB.
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 from vgg_flax.preprocess import Preprocessing
 from weights_convert.rules import CAFFE, TORCH
 
 Triple = tuple[float, float, float]
+Exact = tuple[float | Fraction, float | Fraction, float | Fraction]  # so that what was exported comes back as it was
 SCALINGS: dict[str, tuple[Triple, Triple]] = {
     "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
     "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
@@ -48,8 +50,8 @@ class Recipe:
 def recipe(
     name: str,
     image_size: int,
-    scale: Triple = (1.0, 1.0, 1.0),
-    offset: Triple = (0.0, 0.0, 0.0),
+    scale: Exact = (1.0, 1.0, 1.0),
+    offset: Exact = (0.0, 0.0, 0.0),
     measured: tuple[Triple, Triple] | None = None,
 ) -> Recipe:
     """A recipe by name, for a model that itself computes x * scale + offset first, in its own colour order.
@@ -63,6 +65,7 @@ def recipe(
     mean, std = measured if scaling == FEATUREWISE and measured else SCALINGS[scaling]
     if order == "bgr":
         scale, offset = (scale[2], scale[1], scale[0]), (offset[2], offset[1], offset[0])
-    red, green, blue = ((m - o * s / f, s / f) for m, s, f, o in zip(mean, std, scale, offset, strict=True))
+    values = ([Fraction(one) for one in four] for four in zip(mean, std, scale, offset, strict=True))
+    red, green, blue = ((float(m - o * s / f), float(s / f)) for m, s, f, o in values)
     means, deviations = (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
     return Recipe(name, order == "bgr", Preprocessing(image_size, means, deviations))

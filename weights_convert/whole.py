@@ -120,7 +120,7 @@ def make_bundle(
     features: Any = head.features
     spec = ModelSpec(
         BackboneSpec(plan.model, plan.blocks),
-        HeadSpec(head.classes, features, head.hidden, standardize=False),
+        HeadSpec(head.classes, features, head.hidden, standardize=head.standardize is not None),
         how.preprocessing.image_size,
     )
     reads = head.params["fc1" if head.hidden else "predictions"]["kernel"].shape[0]
@@ -129,7 +129,11 @@ def make_bundle(
             f"{plan.path}: the head reads {reads} features; at {spec.image_size} pixels the backbone gives "
             f"{spec.head_inputs}. Give the --image-size it was trained on."
         )
-    return Bundle(spec, {"backbone": backbone, "head": head.params}, classes, how.preprocessing, training=training)
+    params: Params = {"backbone": backbone, "head": head.params}
+    if head.standardize:
+        constants = dict(zip(("mean", "std"), head.standardize, strict=True))
+        params = {**params, "head": {"standardize": constants, **head.params}}
+    return Bundle(spec, params, classes, how.preprocessing, training=training)
 
 
 def preparation(name: str, image_size: int, head: Head, data: Path | None = None) -> Recipe:
