@@ -152,6 +152,54 @@ def test_backbone_comes_back_bit_for_bit(tmp_path, name, suffix):
     assert found.preprocessing.mean == ours.preprocessing.mean
 
 
+def test_a_notebook_head_goes_out_as_keras_s_top(tmp_path):
+    """Keras's own VGG16 takes the file and says what our Predictor says, temperature included."""
+    import keras
+
+    spec = ModelSpec(model.VGG16, HeadSpec(2, "flatten", (4096, 4096), standardize=False), 32)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        """He's scale; the last layer smaller, so that the softmax is not sure of everything."""
+        scale = (2 / np.prod(leaf.shape[:-1])) ** 0.5 / (50 if "predictions" in str(path) else 1)
+        return rng.standard_normal(leaf.shape, np.float32) * np.float32(scale if len(leaf.shape) > 1 else 0.1)
+
+    arrays = jax.tree_util.tree_map_with_path(draw, model.abstract_params(spec))
+    ours = bundle.Bundle(spec, arrays, ("ant", "bee"), Preprocessing(32), 1.7)
+    writers.write(ours, tmp_path / "w.h5", "keras-weights")
+    assert verify.check(ours, tmp_path / "w.h5", "keras-weights").largest == 0
+    network = keras.applications.VGG16(weights=str(tmp_path / "w.h5"), classes=2, input_shape=(32, 32, 3))
+    photos = verify.noise(32)[:3]
+    with jax.default_matmul_precision("float32"):
+        said = network(keras.applications.vgg16.preprocess_input(photos.astype("f4")), training=False)
+    expected = Predictor(ours, engine="xla").probabilities(photos)
+    assert np.ptp(expected, axis=0).max() > 0.05, "all pictures look alike to this model"
+    np.testing.assert_allclose(np.asarray(said), expected, atol=1e-5)
+    small = make("notebook")
+    writers.write(small, tmp_path / "small.h5", "keras-weights")
+    found = weights_convert.load(str(tmp_path / "small.h5"), SMALL16, say=[].append).top
+    last = small.params["head"]["predictions"]
+    np.testing.assert_array_equal(found["fc2"]["kernel"], small.params["head"]["fc2"]["kernel"])
+    np.testing.assert_array_equal(found["predictions"]["bias"], last["bias"] / np.float32(1.7))
+
+
+def test_other_heads_stay_behind(tmp_path):
+    for head in ("all", "block4", "block5"):
+        writers.write(make(head), tmp_path / f"{head}.h5", "keras-weights")
+        assert weights_convert.load(str(tmp_path / f"{head}.h5"), SMALL16, say=[].append).top is None
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("keras-weights", "h5"), ("safetensors", "safetensors")])
+def test_a_changed_head_is_noticed(tmp_path, name, suffix):
+    ours = make("notebook")
+    writers.write(ours, tmp_path / f"w.{suffix}", name)
+    assert verify.check(ours, tmp_path / f"w.{suffix}", name).largest == 0
+    ours.params["head"]["fc2"]["kernel"][3, 2] += 1
+    assert not verify.check(ours, tmp_path / f"w.{suffix}", name).good
+    with pytest.raises(UserError, match="other dense layers"):
+        verify.check(make("all"), tmp_path / f"w.{suffix}", name)
+
+
 def test_our_safetensors_come_back_bit_for_bit(tmp_path):
     ours = make(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
     writers.write(ours, tmp_path / "w.safetensors", "safetensors")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from test_convert_export import make
-from test_convert_files import KERAS_NOISE, SMALL16, SPECS, random_backbone, write_keras_h5
+from test_convert_files import KERAS_NOISE, SMALL16, SPECS, random_backbone, random_top, write_keras_h5
 from test_convert_formats import torch_state
 
 import weights_convert
@@ -27,14 +27,18 @@ def small(monkeypatch):
 
 
 def through(path, back, spec, *options):
-    """Import `path`, put a head on it, and export it to `back`."""
+    """Import `path`, put a head on it, the file's own top if it has one, and export it to `back`."""
     folder = path.parent
     main(["import", str(path), str(folder / "imported")])
     weights = weights_convert.load(str(folder / "imported"), spec)
     preprocessing = Preprocessing(64, weights.preprocessing.mean, weights.preprocessing.std)
     head = {"predictions": {"kernel": np.ones((spec.blocks[-1][-1], 2), "f4"), "bias": np.zeros(2, "f4")}}
+    shape = HeadSpec(2, "block5", standardize=False)
+    if weights.top:
+        head = weights.top
+        shape = HeadSpec(2, "flatten", tuple(head[name]["bias"].size for name in ("fc1", "fc2")), standardize=False)
     arrays = {"backbone": weights.backbone, "head": head}
-    model = ModelSpec(spec, HeadSpec(2, "block5", standardize=False), 64)
+    model = ModelSpec(spec, shape, 64)
     bundle.save(bundle.Bundle(model, arrays, ("ant", "bee"), preprocessing), folder / "run")
     main(["export", str(folder / "run"), str(back), *options])
 
@@ -59,8 +63,10 @@ def assert_identical(found, expected):
 
 
 @pytest.mark.parametrize("model", SPECS)
-def test_keras_weights_come_back(tmp_path, model):
-    path = write_keras_h5(tmp_path / "in.h5", random_backbone(SPECS[model]))
+@pytest.mark.parametrize("top", [False, True], ids=["no top", "top"])
+def test_keras_weights_come_back(tmp_path, top, model):
+    dense = random_top(SPECS[model], size=64, classes=2) if top else {}
+    path = write_keras_h5(tmp_path / "in.h5", random_backbone(SPECS[model]) | dense)
     through(path, tmp_path / "out.h5", SPECS[model], "--format", "keras-weights")
     assert_identical(datasets(tmp_path / "out.h5"), datasets(path))
 

@@ -80,8 +80,8 @@ class Export:
     file: tyro.conf.Positional[Path]
     """.onnx, .keras, .h5 (a whole Keras model), .stablehlo or .safetensors; with --format hub a new folder."""
     format: Format = "auto"
-    """keras-weights: backbone .h5 for keras.applications; torchvision: backbone .safetensors with its names;
-    hub: a folder with the model and a model card."""
+    """keras-weights: .h5 for keras.applications, a notebook head as its top; torchvision: backbone .safetensors with
+    its names; hub: a folder with the model and a model card."""
     half: bool = False
     """ONNX with float16 kernels: half the size."""
     int8: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 from vgg_flax.config import UserError
 from vgg_flax.params import flatten
 from weights_convert.readers import open_source
-from weights_convert.readers.base import printable
+from weights_convert.readers.base import printable, read_float32
 from weights_convert.rounding import Weights, rounded
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = Non
       images: uint8 RGB [n, size, size, 3]; unset: noise of several brightnesses.
     """
     if name in ("safetensors", "keras-weights", "torchvision"):
-        return _arrays(bundle, path)
+        return _arrays(bundle, path, name)
     if name == "hub":
         return _folder(bundle, path)
     from vgg_flax.predict import Predictor
@@ -105,13 +105,20 @@ def noise(size: int) -> np.ndarray:
     return np.clip(base + rng.normal(0, 40, (PICTURES, size, size, 3)), 0, 255).astype(np.uint8)
 
 
-def _arrays(bundle: Bundle, path: Path) -> Verdict:
+def _arrays(bundle: Bundle, path: Path, name: str) -> Verdict:
     from weights_convert.convert import plan
+    from weights_convert.writers.arrays import keras_top
 
+    top = keras_top(bundle) if name == "keras-weights" else {}
+    parts = bundle.params if name == "safetensors" else {"backbone": bundle.params["backbone"], "top": top}
+    expected = {key: np.asarray(array) for key, array in flatten(parts).items()}
     with open_source(path) as source:
-        found = flatten(plan(source, bundle.spec.backbone).read("backbone"))
-    expected = flatten(bundle.params["backbone"])
-    largest = max(float(np.abs(found[key] - np.asarray(expected[key])).max()) for key in expected)
+        opened = plan(source, bundle.spec.backbone)
+        found = flatten({"backbone": opened.read("backbone"), "top": opened.read("top")})
+        found |= {tensor.key: read_float32(path, tensor) for tensor in source.tensors if tensor.key.startswith("head/")}
+    if {key: array.shape for key, array in found.items()} != {key: array.shape for key, array in expected.items()}:
+        raise UserError(f"{path} has other dense layers than the model. It was made from another model.")
+    largest = max(float(np.abs(found[key] - expected[key]).max()) for key in expected)
     return Verdict("our own reader", largest, 1.0, 0)
 
 

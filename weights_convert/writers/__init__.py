@@ -27,7 +27,7 @@ FORMATS = {
     "keras": ("keras_model", "whole Keras model, RGB 0..255 in, probabilities out"),
     "stablehlo": ("stablehlo", "StableHLO for jax.export, uint8 RGB in, probabilities out"),
     "safetensors": ("arrays", "safetensors with our names"),
-    "keras-weights": ("arrays", "backbone for keras.applications.VGG16(weights=FILE, include_top=False)"),
+    "keras-weights": ("arrays", "weights for keras.applications; include_top=True if the head is flatten, fc1, fc2"),
     "torchvision": ("arrays", "backbone as safetensors with torchvision's names"),
     "hub": ("hub", "folder for a model hub; read its README.md and add a license before you publish it"),
 }

@@ -12,8 +12,8 @@ import numpy as np
 
 from vgg_flax.bundle import Bundle
 from vgg_flax.config import UserError
-from vgg_flax.params import flatten
-from weights_convert.rules import CAFFE, DIALECTS, conv_names
+from vgg_flax.params import Params, flatten
+from weights_convert.rules import CAFFE, DIALECTS, TOP_LAYERS, conv_names
 from weights_convert.store import Entry, write_safetensors
 
 
@@ -49,21 +49,33 @@ def _torchvision(bundle: Bundle, path: Path) -> None:
     write_safetensors(path, entries, statistics)
 
 
+def keras_top(bundle: Bundle) -> Params:
+    """The three layers on top, {} unless the head is flatten, fc1, fc2 and predictions. Keras's softmax has no
+    temperature, so predictions is divided by ours."""
+    head, params = bundle.spec.head, bundle.params["head"]
+    if head.features != "flatten" or len(head.hidden) != 2 or head.standardize:
+        return {}
+    last = {part: np.asarray(array) / np.float32(bundle.temperature) for part, array in params["predictions"].items()}
+    return {**params, "predictions": last}
+
+
 def _keras(bundle: Bundle, path: Path) -> None:
-    """As the official no-top file is laid out. Its users feed BGR minus Caffe's means, which must be ours."""
+    """As the official files are laid out. Their users feed BGR minus Caffe's means, which must be ours."""
     if (bundle.preprocessing.mean, bundle.preprocessing.std) != CAFFE:
         found = f"mean {bundle.preprocessing.mean} and std {bundle.preprocessing.std}"
         raise UserError(
             f"keras.applications only subtracts ImageNet's mean from a picture; this model was trained with {found}. "
             "Export it whole, as .keras."
         )
-    layers = conv_names(tuple(map(len, bundle.spec.backbone.blocks)))
+    top = keras_top(bundle)
+    arrays = {**bundle.params["backbone"], **top}
+    layers = conv_names(tuple(map(len, bundle.spec.backbone.blocks))) + [name for name in TOP_LAYERS if top]
     flipped = {"block1_conv1"} if DIALECTS["keras"].bgr else set()
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array(layers, "S")
         file.attrs["backend"], file.attrs["keras_version"] = np.bytes_("jax"), np.bytes_("2.15.0")
         for layer in layers:
-            kernel, bias = (np.asarray(bundle.params["backbone"][layer][part]) for part in ("kernel", "bias"))
+            kernel, bias = (np.asarray(arrays[layer][part]) for part in ("kernel", "bias"))
             group = file.create_group(layer)
             group.attrs["weight_names"] = np.array([f"{layer}/kernel:0", f"{layer}/bias:0"], "S")
             group[f"{layer}/kernel:0"] = kernel[:, :, ::-1] if layer in flipped else kernel
