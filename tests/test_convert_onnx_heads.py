@@ -177,7 +177,7 @@ def test_what_cannot_be_carried_over_is_named(tmp_path, kind):
 
 def test_verify_compares_the_head_too(tmp_path, monkeypatch):
     plan = convert.plan
-    monkeypatch.setattr(convert, "plan", lambda source: plan(source, SMALL16))
+    monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
     onnx.save(attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["tf2onnx"]), tmp_path / "m.onnx")
     _, stages = foreign.compare(tmp_path / "m.onnx")
     assert [stage.name for stage in stages] == [*(f"block{i}" for i in range(1, 6)), "fc1", "logits"]
@@ -188,7 +188,7 @@ def test_command_line(tmp_path, monkeypatch):
     from weights_convert.__main__ import main
 
     plan = convert.plan
-    monkeypatch.setattr(convert, "plan", lambda source: plan(source, SMALL16))
+    monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
     onnx.save(attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"]), tmp_path / "m.onnx")
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "b"), "--preprocess", "rgb-unit", "--classes", "a,b,c"])
     assert bundle.load(tmp_path / "b").spec.head.features == "block5"

@@ -236,6 +236,23 @@ def test_a_trained_model_tells_its_recipe(tmp_path, name):
     assert name in named, [(s.recipe.name, s.accuracy, s.loss, s.tied) for s in scores]
 
 
+def test_an_untrained_model_tells_nothing(tmp_path):
+    import cv2
+
+    photos, labels = coloured(40)
+    for i, photo in enumerate(photos):
+        (tmp_path / "data" / "ab"[labels[i]]).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "data" / "ab"[labels[i]] / f"{i}.png"), photo[..., ::-1])
+    head = layers.Dense(2, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant([5.0, 0.0]))
+    nested(layers.Flatten(), head).save(tmp_path / "m.keras")
+    settings = whole.Settings(None, None, tmp_path / "data", None)
+    with readers.open_source(tmp_path / "m.keras") as source:
+        plan = convert.plan(source, SMALL16)
+        with pytest.raises(UserError, match="under no recipe is the model better than chance on 40 photos"):
+            whole.import_model(source, plan, tmp_path / "bundle", settings)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_statistics_are_those_of_all_pixels(tmp_path):
     import cv2
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FIRST, PHOTOS, BATCH = 64, 256, 16
 MEASURED = 2000  # photos for the statistics of `featurewise`
-TEMPERATURES = np.geomspace(0.05, 50, 61)
+TEMPERATURES = np.geomspace(0.05, 5000, 101)
+CHANCE = 0.01  # probability below which a model's being right is no chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,15 @@ def score(
         loss = losses(one, labels[: len(one)]).mean()
         scores.append(Score(recipe, float(right.mean()), float(loss), len(one), tied.get(i, False)))
     return sorted(scores, key=lambda one: (not one.tied, -one.photos, one.loss))
+
+
+def by_chance(best: Score, labels: np.ndarray) -> bool:
+    """A model that always names the largest class would be right as often. Source: the binomial test."""
+    from scipy.stats import binomtest
+
+    share = np.bincount(labels[: best.photos]).max() / best.photos
+    right = round(best.accuracy * best.photos)
+    return bool(binomtest(right, best.photos, share, alternative="greater").pvalue > CHANCE)
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

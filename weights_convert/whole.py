@@ -53,6 +53,12 @@ def import_model(source: Source, plan: Plan, folder: Path, settings: Settings, *
         recipes = [recipe(name, size, head.scale, head.offset, measured) for name in RECIPES]
         scores = guess.score(lambda how: make_bundle(plan, backbone, head, classes, how, {}), recipes, images, labels)
         show.scores(scores)
+        if all(guess.by_chance(score, labels) for score in scores):
+            raise UserError(
+                f"{source.path}: under no recipe is the model better than chance on {scores[0].photos} photos of "
+                f"{settings.data}, so none can be told. Say with --preprocess how its pictures were prepared; if its "
+                f"outputs come in another order than {', '.join(classes[:3])}, give --classes, too."
+            )
         tied = sum(score.tied for score in scores) - 1
         photos = scores[0].photos
         chosen = f"best of {len(scores)} on {photos} photos of {settings.data}, {tied} others within chance of it"
