@@ -9,7 +9,7 @@ import pytest
 from vgg_flax import augment, model
 from vgg_flax.config import AugmentConfig
 from vgg_flax.data.loader import Pictures
-from vgg_flax.features import Extractor, choose_engine, extract_view
+from vgg_flax.features import MAP_BYTES, Extractor, batch_size, choose_engine, extract_view
 
 CONFIG = AugmentConfig(flip=True)
 
@@ -91,6 +91,17 @@ def test_clean_features_do_not_depend_on_augmentation_or_seed(extractor, picture
     extract(extractor, pictures, 0)
     extract(extractor, pictures, 0, seed=5, config=AugmentConfig(rotation=1))
     assert len(list((cache / "features").glob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", [32, 64, 112, 224, 512, 1024])
+def test_the_largest_activation_of_a_batch_stays_within_its_bytes(monkeypatch, backend, size):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    count, limit = batch_size(size), MAP_BYTES[backend]
+    for spec in model.BACKBONES.values():
+        a_picture = max(4 * max(block) * (size >> i) ** 2 for i, block in enumerate(spec.blocks))
+        assert count * a_picture <= limit or (count == 1 and a_picture <= 256 * 2**20)
+        assert count == 256 or (count + 1) * a_picture > limit  # no smaller than it need be
 
 
 def test_low_precision_and_choice_both_lead_to_xla(small_spec, capsys):

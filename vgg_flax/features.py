@@ -31,6 +31,7 @@ from vgg_flax.preprocess import Preprocessing, normalize
 from vgg_flax.winograd.build import SOURCE as winograd_source
 
 NO_CHANGE = AugmentConfig()  # without keys its values are not looked at
+MAP_BYTES = {"cpu": 200 * 2**20, "gpu": 2 * 2**30}  # 16 and 167 pictures of 224 pixels
 
 
 class Extractor:
@@ -113,9 +114,14 @@ def _engine_digest(engine: str) -> str:
 
 
 def batch_size(image_size: int) -> int:
-    """Pictures per call of the backbone: some 16 of 224 pixels keep a CPU busy, a GPU wants hundreds."""
-    base = 16 if jax.default_backend() == "cpu" else 256
-    return int(np.clip(base * 224**2 // image_size**2, 1, 16 * base))
+    """Pictures per call of the backbone, so many that block1's output, its largest, fits MAP_BYTES.
+
+    A picture's is 64 channels * image_size**2 * 4 bytes before pooling: 12.25 MiB at 224 pixels, 256 MiB at 1024.
+    XLA on a CPU was seen to take 1.8 to 2.7 times the batch's, the Winograd kernel less. At least 1, which may not
+    fit; at most 256, as the last batch is filled up.
+    """
+    limit = MAP_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"]
+    return int(np.clip(limit // (64 * image_size**2 * 4), 1, 256))
 
 
 def extract_view(
