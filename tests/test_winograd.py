@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import re
 import shutil
@@ -20,7 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from vgg_flax import winograd
+import weights_convert
+from vgg_flax import model, winograd
+from vgg_flax.features import Extractor
+from vgg_flax.preprocess import Preprocessing, load_image, normalize
 from vgg_flax.winograd import build
 
 VGG16 = {"depths": (2, 2, 3, 3, 3), "channels": (64, 128, 256, 512, 512)}
@@ -125,6 +129,51 @@ def test_is_as_accurate_as_promised(network):
     assert sorted(result) == ["block3", "block4", "block5"]
     for block in result:
         assert relative_rms(result[block], expected[block]) < 5e-6, block
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    """The backbone of ImageNet's VGG16, and what it expects of pictures."""
+    weights = weights_convert.load("imagenet", model.VGG16)
+    return weights.backbone, weights.preprocessing
+
+
+def real_photos(masks, size, every):
+    """One in `every` of the real photos, uint8 `[n, size, size, 3]`, and the names of their classes."""
+    files = sorted(masks.glob("*/*"))[::every]
+    return np.stack([load_image(file, Preprocessing(size)) for file in files]), [file.parent.name for file in files]
+
+
+@pytest.mark.weights
+def test_real_photos_with_real_weights_are_as_accurate(masks, imagenet):
+    weights, preprocessing = imagenet
+    images = normalize(real_photos(masks, 224, 400)[0], preprocessing)
+    result = winograd.features(winograd.pack(weights), images)
+    for i in range(len(images)):
+        expected = with_float64(weights, images[i : i + 1])
+        for block in result:
+            assert relative_rms(result[block][i : i + 1], expected[block]) <= 5e-6, (i, block)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("size", "every"), [(224, 32), pytest.param(64, 1, marks=pytest.mark.slow)])
+def test_real_photos_get_the_label_that_xla_gives_them(masks, imagenet, size, every):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    weights, preprocessing = imagenet
+    images, labels = real_photos(masks, size, every)
+    spec = model.ModelSpec(model.VGG16, model.HeadSpec(2), size)
+    probabilities, head = {}, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    for engine in ("xla", "winograd"):
+        extract = Extractor(spec, weights, dataclasses.replace(preprocessing, image_size=size), engine)
+        features = np.concatenate([extract(images[i : i + 16]) for i in range(0, len(images), 16)])
+        if engine == "xla":
+            head.fit(features[::2], labels[::2])
+        probabilities[engine] = head.predict_proba(features)
+    np.testing.assert_array_equal(probabilities["winograd"].argmax(-1), probabilities["xla"].argmax(-1))
+    np.testing.assert_allclose(probabilities["winograd"], probabilities["xla"], atol=1e-4)
 
 
 def test_images_of_another_size_than_32_times_n_are_pooled_as_keras_does():
