@@ -5,18 +5,19 @@ import subprocess
 import sys
 import typing
 
+import h5py
 import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from test_convert_files import SMALL16, random_backbone, random_top, write_keras_h5
+from test_convert_files import KERAS_NOISE, SMALL16, random_backbone, random_top, write_keras_h5
 from test_convert_formats import torch_state
 from test_convert_onnx import vgg_graph
 
 import weights_convert
 from vgg_flax import params
 from vgg_flax.model import BACKBONES, VGG16, VGG19
-from weights_convert import checks, rules
+from weights_convert import checks, rules, runtimes
 from weights_convert.__main__ import Dialect, main
 
 
@@ -135,6 +136,37 @@ def test_a_dialect_that_does_not_fit_is_one_line(small, tmp_path, mistake):
     )
     assert "frosard" in mistake("inspect", path, "--dialect", "frosard")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.filterwarnings(KERAS_NOISE)
+def test_verify_shows_the_stage_that_differs_and_exits_with_1(small, tmp_path, monkeypatch, capsys):
+    """Between our reader and Keras, one kernel in the file changes."""
+    path = write_keras_h5(tmp_path / "w.h5", random_backbone(SMALL16))
+    main(["verify", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("dialect keras: 26 of 26") and lines[1].startswith("w.h5: Keras ")
+    rows = [line.strip("│ ").split(" │ ") for line in lines if line.startswith("│")]
+    assert [row[0].strip() for row in rows] == ["input", *(f"block{i}" for i in range(1, 6))]
+    assert not any("DIFFERS" in line for line in lines)
+    choose = runtimes.choose
+
+    def damaging(source, plan):
+        runner = choose(source, plan)
+
+        def run(path, plan, inputs):
+            with h5py.File(path, "r+") as file:
+                file["block4_conv2/block4_conv2/kernel:0"][0, 0, 0, 0] += 1
+            return runner(path, plan, inputs)
+
+        return run
+
+    monkeypatch.setattr(runtimes, "choose", damaging)
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(path)])
+    assert stop.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "DIFFERS" in line] == ["block4", "block5"]
+    assert any(line.startswith("modelling difference: at most") for line in lines)
 
 
 def test_an_existing_folder_is_not_overwritten(official, tmp_path, capsys):

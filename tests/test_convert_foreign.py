@@ -4,7 +4,16 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone, random_backbone, random_top, write_keras_h5
+from onnx import helper, numpy_helper
+from test_convert_files import (
+    KERAS_NOISE,
+    SMALL16,
+    keras_backbone,
+    keras_network,
+    random_backbone,
+    random_top,
+    write_keras_h5,
+)
 from test_convert_formats import batch_norms, torch_state, with_norms, write_torch_zip
 from test_convert_onnx import vgg_graph
 
@@ -64,6 +73,64 @@ def test_onnx_graph(tmp_path, producer):
     runtime, stages = foreign.compare(tmp_path / "m.onnx", images)
     assert runtime.startswith("onnxruntime") and names(stages) == BLOCKS
     assert all(stage.good for stage in stages), stages
+
+
+def test_onnx_graph_with_its_tensors_in_another_file(tmp_path):
+    model = vgg_graph(SMALL16, scaled(), head=False)
+    options = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
+    onnx.save(model, tmp_path / "m.onnx", **options)
+    assert len((tmp_path / "m.onnx").read_bytes()) < len((tmp_path / "w.bin").read_bytes())
+    _, stages = foreign.compare(tmp_path / "m.onnx")
+    assert names(stages) == BLOCKS and all(stage.good for stage in stages), stages
+    (tmp_path / "w.bin").rename(tmp_path / "v.bin")
+    (tmp_path / "w.bin").symlink_to(tmp_path / "v.bin")
+    with pytest.raises(UserError, match=r"w\.bin"):
+        foreign.compare(tmp_path / "m.onnx")
+
+
+def test_the_runtime_opens_no_other_file(tmp_path, monkeypatch):
+    """A tensor that no layer of the VGG uses is not read by the import; the runtime must not read it either."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(bytes(4))
+    outside = helper.make_tensor("outside", onnx.TensorProto.FLOAT, [1], bytes(4), raw=True)
+    outside.ClearField("raw_data")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value=str(tmp_path / "secret"))
+    plain, hidden = vgg_graph(SMALL16, scaled(), head=False), vgg_graph(SMALL16, scaled(), head=False)
+    plain.graph.initializer.append(outside)
+    onnx.save(plain, tmp_path / "plain.onnx")
+    with pytest.raises(UserError, match="Expected the name of a file beside the model"):
+        foreign.compare(tmp_path / "plain.onnx")
+    result = helper.make_tensor_value_info("outside", onnx.TensorProto.FLOAT, [1])
+    inner = helper.make_graph([], "inner", [], [result], [outside])
+    hidden.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    node = helper.make_node("If", ["always"], ["unused"], then_branch=inner, else_branch=inner)
+    hidden.graph.node.append(node)
+    onnx.save(hidden, tmp_path / "hidden.onnx")
+    with pytest.raises(UserError, match="has graphs inside its graph"):
+        foreign.compare(tmp_path / "hidden.onnx")
+
+
+def test_weights_of_keras_3(tmp_path):
+    """Laid out flat Keras loads them into its VGG; nested in another model it can't, and says so."""
+    top = random_top(SMALL16, size=64)
+    keras_network(scaled() | top, SMALL16, 64).save_weights(tmp_path / "flat.weights.h5")
+    _, stages = foreign.compare(tmp_path / "flat.weights.h5")
+    assert names(stages) == [*BLOCKS, "fc1", "fc2", "probabilities"] and all(stage.good for stage in stages), stages
+    nested = keras_network(scaled() | {"own": top["fc1"], "labels": top["predictions"]}, SMALL16, 64, nested=True)
+    nested.save_weights(tmp_path / "nested.weights.h5")
+    with pytest.raises(UserError, match="Keras can't load it into a VGG laid out flat"):
+        foreign.compare(tmp_path / "nested.weights.h5")
+    (tmp_path / "flat.weights.h5").rename(tmp_path / "flat.h5")  # Keras goes by the name
+    with pytest.raises(UserError, match="only from a name that ends so"):
+        foreign.compare(tmp_path / "flat.h5")
+
+
+def test_layers_that_keras_passed_over_are_named(tmp_path):
+    """By name, Keras fills what it finds and says nothing of the rest."""
+    arrays = {f"vgg/{layer}": pair for layer, pair in scaled().items()}
+    with pytest.raises(UserError, match="Keras finds no weights for block1_conv1 in it"):
+        foreign.compare(write_keras_h5(tmp_path / "w.h5", arrays))
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "timm", "bn", "safetensors"])

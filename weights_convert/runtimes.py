@@ -19,7 +19,7 @@ from vgg_flax.config import UserError
 from weights_convert.convert import Plan
 from weights_convert.head import IDLE
 from weights_convert.keras_config import chain
-from weights_convert.readers.base import Source, printable
+from weights_convert.readers.base import KERAS_3, Source, printable
 from weights_convert.rules import TORCH
 
 Runner = Callable[[Path, Plan, np.ndarray], tuple[str, dict[str, np.ndarray]]]
@@ -36,6 +36,8 @@ def choose(source: Source, plan: Plan) -> Runner:
                 what = f"{printable(layer.kind)} {printable(layer.name)}"
                 raise UserError(f"{source.path} has a {what}, and is not built. Expected plain layers.")
         return keras_model
+    if source.format == KERAS_3 and not source.path.name.endswith(".weights.h5"):
+        raise UserError(f"{source.path} holds {KERAS_3}, which Keras loads only from a name that ends so. Rename it.")
     if files:
         return keras_weights
     if source.format.startswith("ONNX"):
@@ -158,10 +160,15 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
     """An ONNX graph, the outputs of its pools and of the ReLUs behind them asked for, too."""
     import onnx
 
+    from weights_convert.readers import onnx_tensor
+
     runtime = _import("onnxruntime", "onnxruntime", "onnxruntime")
     model = onnx.load(str(path), load_external_data=False)
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise UserError(f"{path} keeps its tensors in another file, and is not run. Expected them inside.")
+    attributes = [one for node in model.graph.node for one in node.attribute]
+    if model.functions or any(one.HasField("g") or one.graphs for one in attributes):
+        raise UserError(f"{path} has graphs inside its graph, and is not run. Expected a plain VGG.")
+    for tensor in (*model.graph.initializer, *(one.t for one in attributes if one.HasField("t"))):
+        onnx_tensor.bring_in(path, tensor)  # so that the runtime opens no file
     pools = [i for i, node in enumerate(model.graph.node) if node.op_type == "MaxPool"]
     hidden = [node.output[0] for node in model.graph.node[pools[-1] :] if node.op_type == "Relu"]
     stages = {f"block{i}": model.graph.node[k].output[0] for i, k in enumerate(pools, 1)}

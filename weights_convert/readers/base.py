@@ -22,6 +22,7 @@ MAX_FILE_BYTES = 4 << 30  # VGG19 with its top and Adam's state is 1.7 GB
 MAX_TENSOR_BYTES = 1 << 30  # the largest tensor of VGG, fc1's kernel, is 411 MB
 MAX_TENSORS = 20_000
 MAX_JSON_BYTES = 16 << 20
+KERAS_3 = "Keras 3 .weights.h5"  # a format
 
 
 class WeightFileError(UserError):

@@ -18,6 +18,7 @@ import numpy as np
 
 from weights_convert.readers import hdf5_dataset
 from weights_convert.readers.base import (
+    KERAS_3,
     MAX_JSON_BYTES,
     MAX_TENSORS,
     Source,
@@ -133,7 +134,7 @@ def _keras3(path: Path, file: Any, datasets: dict[str, h5py.Dataset]) -> Source:
             continue
         tensors.append(_tensor(path, full, _keras3_key(file, full), datasets[full]))
     dialects = ("keras", "keras-numbered")
-    return Source(path, "Keras 3 .weights.h5", dialects, unique(path, tensors), tuple(spare))
+    return Source(path, KERAS_3, dialects, unique(path, tensors), tuple(spare))
 
 
 def _keras3_key(file: Any, full: str) -> str:

@@ -53,6 +53,14 @@ def read(path: Path, name: str, proto: TensorProto) -> np.ndarray:
     return decode(path, name, proto.raw_data, dtype, shape)
 
 
+def bring_in(path: Path, proto: TensorProto) -> None:
+    """Put the bytes that lie in a file beside the model into the tensor, after the same checks as when it is read."""
+    if proto.data_location == TensorProto.EXTERNAL or proto.external_data:
+        proto.raw_data = _external(path, printable(proto.name), proto)
+        proto.ClearField("external_data")
+        proto.ClearField("data_location")
+
+
 def _external(path: Path, name: str, proto: TensorProto) -> bytes:
     facts = {entry.key: entry.value for entry in proto.external_data}
     if set(facts) - EXTERNAL_KEYS or len(facts) != len(proto.external_data):
