@@ -20,6 +20,7 @@ from onnx import TensorProto
 from test_convert_files import SMALL16, random_backbone, write_keras_h5
 from test_convert_formats import torch_pickle, torch_state, write_torch_zip
 from test_convert_onnx import vgg_graph
+from test_hostile_fuzz import write_keras3
 
 import weights_convert
 from vgg_flax.config import UserError
@@ -61,6 +62,24 @@ class TestHdf5:
         with h5py.File(path, "r+") as file:
             del file[KERNEL]
             file.create_dataset(KERNEL, **options)
+
+    @pytest.mark.parametrize("size", [0, 2**64 - 16], ids=["no size", "a size that wraps round"])
+    @pytest.mark.parametrize("kind", ["h5", "keras"])
+    def test_a_heap_without_an_end(self, tmp_path, kind, size):
+        """Keras 3's names lie in a heap whose objects tell where the next one starts; HDF5 2.0 would read for ever."""
+        write_keras3(tmp_path / "w.h5", random_backbone(SMALL16))
+        data = bytearray((tmp_path / "w.h5").read_bytes())
+        heap = data.find(b"GCOL")
+        first = heap + 16 + 16 + (int.from_bytes(data[heap + 24 : heap + 32], "little") + 7) // 8 * 8
+        data[first : first + 2] = (1 if size else 0).to_bytes(2, "little")
+        data[first + 8 : first + 16] = size.to_bytes(8, "little")
+        path = tmp_path / f"bad.{kind}"
+        if kind == "keras":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("model.weights.h5", bytes(data))
+        else:
+            path.write_bytes(data)
+        refused(path, "damaged heap of texts")
 
     def test_external_storage(self, good, secret):
         self.replace(good, shape=(3, 3, 4, 4), dtype="f4", external=[(str(secret), 0, 576)])

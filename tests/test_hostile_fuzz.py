@@ -18,7 +18,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_convert_files import SMALL16, conv_shapes, random_backbone, write_keras_h5
-from test_convert_formats import caffe_name, torch_state, write_torch_zip
+from test_convert_formats import caffe_name, torch_state, write_torch_legacy, write_torch_zip
 from test_convert_onnx import vgg_graph
 
 import weights_convert
@@ -76,6 +76,7 @@ WRITERS = {
     "onnx": lambda path, arrays: onnx.save(vgg_graph(SMALL16, arrays), path),
     "safetensors": lambda path, arrays: safetensors.numpy.save_file(torch_state(SMALL16, arrays), path),
     "torch": lambda path, arrays: write_torch_zip(path, torch_state(SMALL16, arrays)),
+    "torch before 1.6": lambda path, arrays: write_torch_legacy(path, torch_state(SMALL16, arrays)),
     "npy": write_npy,
     "npz": write_npz,
 }

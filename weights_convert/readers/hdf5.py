@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from weights_convert.readers import hdf5_dataset
+from weights_convert.readers import hdf5_dataset, hdf5_heap
 from weights_convert.readers.base import (
     KERAS_3,
     MAX_JSON_BYTES,
@@ -48,10 +48,14 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         yield describe(path, file)
 
 
-def describe(path: Path, file: Any) -> Source:
-    """The tensors of an open HDF5 file that Keras wrote."""
+def describe(path: Path, file: Any, data: bytes | None = None) -> Source:
+    """The tensors of an open HDF5 file that Keras wrote.
+
+    Args:
+      data: the file's bytes, where it is not `path` itself.
+    """
     try:
-        datasets = _walk(path, file)
+        datasets = _walk(path, file, data)
         weights = "model_weights/" if "model_weights" in file else ""
         if "layer_names" in file[weights or "/"].attrs or "layer_names0" in file[weights or "/"].attrs:
             return _legacy(path, file, weights, datasets)
@@ -66,12 +70,13 @@ def describe(path: Path, file: Any) -> Source:
     refuse(path, f"was not written by Keras: expected {expected}; found {found}.")
 
 
-def _walk(path: Path, file: Any) -> dict[str, h5py.Dataset]:
+def _walk(path: Path, file: Any, data: bytes | None) -> dict[str, h5py.Dataset]:
     """{path in the file: data set}, each object once, nothing but hard links followed."""
     datasets: dict[str, h5py.Dataset] = {}
     h5o: Any = h5py.h5o  # pyright: ignore[reportAttributeAccessIssue]
     seen = {h5o.get_info(file.id).addr}
     stack: list[tuple[str, Any]] = [("", file)]
+    heaps = hdf5_heap.needed(file)
     while stack:
         prefix, group = stack.pop()
         for name in group:
@@ -85,6 +90,7 @@ def _walk(path: Path, file: Any) -> dict[str, h5py.Dataset]:
             if address in seen:
                 refuse(path, f"{printable(full)} is a second link to the same object. Expected a plain tree.")
             seen.add(address)
+            heaps = heaps or hdf5_heap.needed(thing)
             if len(seen) > MAX_TENSORS or full.count("/") > MAX_DEPTH:
                 refuse(path, f"holds more than {MAX_TENSORS:,} objects, or groups nested {MAX_DEPTH} deep.")
             if isinstance(thing, h5py.Group):
@@ -92,6 +98,8 @@ def _walk(path: Path, file: Any) -> dict[str, h5py.Dataset]:
             elif isinstance(thing, h5py.Dataset):
                 hdf5_dataset.check_storage(path, thing)
                 datasets[full] = thing
+    if heaps:
+        hdf5_heap.check(path, file, data)
     return datasets
 
 

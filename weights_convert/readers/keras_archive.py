@@ -29,7 +29,7 @@ def open_keras(path: Path, archive: Archive) -> Iterator[Source]:
     except OSError:
         refuse(path, "model.weights.h5 in it is a damaged HDF5 file.")
     with file:
-        source = describe(path, file)
+        source = describe(path, file, data)
         yield dataclasses.replace(source, format=f"Keras {printable(text)[:20]} .keras, whole model", config=config)
 
 
