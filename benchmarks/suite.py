@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import augment, forward, head, peers, stats, tables, train_end_to_end, webcam
+from benchmarks import augment, convert, forward, head, peers, stats, tables, train_end_to_end, webcam
 from benchmarks.driver import ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -23,13 +23,16 @@ PARTS = {
     "augment": augment.run,
     "webcam": webcam.run,
     "train_end_to_end": train_end_to_end.run,
+    "convert": convert.run,
 }
+ALONE = {"convert"}  # needs no other project
 TITLES = {
     "forward": "Features",
     "train_end_to_end": "Photos on disk to an evaluated model",
     "head": "Heads",
     "webcam": "Webcam",
     "augment": "Random views",
+    "convert": "Weights in",
 }
 INTRODUCTION = """# Benchmarks
 
@@ -68,6 +71,7 @@ def targets(found: dict[str, Any]) -> list[Row]:
     rows.append(row("block5 fine-tuning step from cached block4", "Keras", None, 5, 8))
     return [
         *rows,
+        *convert.targets(found.get("convert", {}).get("results")),
         ("GPU: features, fine-tuning", "torch.compile", "1.0 and 45 % MFU / 55 %", "not measured: no GPU", ""),
     ]
 
@@ -138,6 +142,8 @@ def section(name: str, results: Any) -> str:
         return train_end_to_end.report(results)
     if name == "head":
         return "\n".join(tables.compare(one, head.OURS, "times a second") for one in results)
+    if name == "convert":
+        return convert.report(results)
     if name == "augment":
         return "\n".join(tables.compare(one, augment.OURS, "views a second") for one in results)
     if name == "webcam":
@@ -171,7 +177,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="measure no more than these")
     chosen = parser.parse_args().only
     chosen = list(PARTS) if chosen is None else chosen
-    for peer in peers.PACKAGES if chosen else ():
+    for peer in peers.PACKAGES if set(chosen) - ALONE else ():
         if reason := peers.install(peer):
             print(f"{peer} can't be installed: {reason}", flush=True)
     for name in chosen:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import driver, networks, peers, stats, tables, train_end_to_end
+from benchmarks import convert, driver, networks, peers, stats, suite, tables, train_end_to_end
 from vgg_flax.model import BACKBONES, conv_layers
 
 FAKE = """
@@ -190,3 +190,24 @@ def test_recipe_scales_to_five_epochs():
     assert train_end_to_end.scaled(parts) == 10 + (7 - 2) + 5 * (30 * 2 + 4) + 6
     # A validation batch that took longer than a training step was disturbed, and is not held against the recipe.
     assert train_end_to_end.scaled(parts | {"val_step": 9.0}) == 10 + (7 - 2) + 5 * (30 * 2 + 4 * 2) + 6 * 2
+
+
+def test_an_import_is_held_against_its_targets():
+    seconds = {convert.OURS: [1.2, 2.4, 3.9], convert.THEIRS: [1.0, 2.0, 3.0]}
+    result = {"bytes": 553e6, "seconds": seconds, "peak_mb": 701.0, "inspect_seconds": [0.1, 0.3, 0.2]}
+    result["canary_seconds"] = [0.1] * 4
+    rows = convert.targets(result)
+    assert [row[3] for row in rows] == ["1.20 (1.20 to 1.30) times", "701 MB", "0.200 s"]
+    assert [row[4] for row in rows] == ["met", "**missed**", "met"]
+    wide = result | {"seconds": seconds | {convert.OURS: [0.9, 2.4, 6.0]}}
+    assert convert.targets(wide)[0][3:] == ("1.20 (0.90 to 2.00) times", "undecided")
+    page = suite.page({"convert": {"header": tables.header(), "results": result}})
+    assert (
+        "| import of the full VGG16 | cp and sha256sum | at most 1.5 times its time | 1.20 (1.20 to 1.30) times" in page
+    )
+    assert "## Weights in\n" in page and "553 MB of `.h5`** (3 rounds" in page
+    assert [row[3] for row in convert.targets(None)] == ["not measured"] * 3
+
+
+def test_every_part_of_the_suite_has_its_place_on_the_page():
+    assert suite.PARTS.keys() == suite.TITLES.keys() and not suite.ALONE - suite.PARTS.keys()
