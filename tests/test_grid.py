@@ -105,7 +105,8 @@ def test_members_share_the_inputs(small_spec, data, solver):
     features, labels = data
     batches = next(epochs_of(features, labels, solver)(0))
     recipe = recipe_of(small_spec, solver)
-    states = grid._init_all(recipe, CHOICES, features.shape[1])
+    some = np.ones(len(CHOICES))
+    states = grid._init_all(recipe, some, some, grid._reads(recipe, CHOICES))
     program = grid._train_all.lower(recipe, states, training.standardization(features), batches).as_text()
     _, batch, width = batches.inputs.shape
     assert f"tensor<{batch}x{width}xf32>" in program

@@ -1,8 +1,9 @@
 """Many linear heads trained at once on the same features; validation picks one.
 
-A member of the grid is a choice of block outputs, a learning rate and a weight decay. Batches are standardised once for
-all members and their products are one: pictures by features times features by members and classes. The kernel of a
-member that reads fewer features is zero at the others: with a zero start it learns exactly what it would learn alone.
+A member of the grid is a choice of block outputs, a learning rate and a weight decay. AdamW trains them together: a
+batch is standardised once, and one product with the kernels of all members gives their logits. L-BFGS trains them in
+turn. The kernel of a member that reads fewer features stays zero at the others: with a zero start it learns exactly
+what it would learn alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def search(
         loss, accuracy = result.val_loss, result.val_accuracy
         return rank({"val_accuracy": accuracy, "val_loss": loss, "val_count": len(val_labels)})
 
-    states, val_inputs = _init_all(recipe, choices, val_features.shape[1]), _standardized(standardize, val_features)
+    rates, decays = (np.array([getattr(choice, name) for choice in choices]) for name in ("lr", "weight_decay"))
+    states = _init_all(recipe, rates, decays, _reads(recipe, choices))
+    val_inputs = _standardized(standardize, val_features)
     log: list[list[Result]] = []
     for epoch in range(1, epochs + 1):
         for batches in epoch_batches(epoch - 1):
@@ -77,17 +80,25 @@ def search(
     return sorted((max(mine, key=standing) for mine in zip(*log, strict=True)), key=standing, reverse=True)
 
 
-def _init_all(recipe: training.Recipe, choices: list[Choice], width: int) -> training.State:
-    """The states of all members, stacked, and which features each `reads`: float32 `[members, width]`, 1 or 0.
+def _reads(recipe: training.Recipe, choices: list[Choice]) -> np.ndarray:
+    """Which features each member reads: float32 `[members, n]`, 1 or 0."""
+    reads = np.zeros((len(choices), recipe.spec.head_inputs), np.float32)
+    for row, choice in zip(reads, choices, strict=True):
+        row[feature_columns(recipe.spec, choice.features)] = 1.0
+    return reads
 
-    Kernels lie `[classes, width]`: the optimiser, which takes longest, runs along the features.
-    """
-    kernels = jnp.zeros((len(choices), recipe.spec.head.classes, width))
-    trainable = {"head": {"predictions": {"kernel": kernels, "bias": kernels[..., 0]}}}
-    rates, decays = (jnp.array([getattr(choice, name) for choice in choices]) for name in ("lr", "weight_decay"))
-    reads = [np.isin(np.arange(width), feature_columns(recipe.spec, choice.features)) for choice in choices]
-    states = jax.jit(jax.vmap(functools.partial(training.init_state, recipe)))(trainable, rates, decays)
-    return states | {"reads": jnp.asarray(np.stack(reads), jnp.float32)}
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_all(recipe: training.Recipe, rates: Any, decays: Any, reads: Any) -> training.State:
+    """The states of all members, stacked, with what each `reads`."""
+
+    def one(rate: jax.Array, decay: jax.Array, reads: jax.Array) -> training.State:
+        # [classes, n], not the other way round: the optimiser runs along the features, and takes longest
+        kernel = jnp.zeros((recipe.spec.head.classes, len(reads)))
+        trainable = {"head": {"predictions": {"kernel": kernel, "bias": kernel[:, 0]}}}
+        return training.init_state(recipe, trainable, rate, decay) | {"reads": reads}
+
+    return jax.vmap(one)(rates, decays, reads)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
