@@ -118,6 +118,10 @@ def tfjs(path, given):
     (path / "model.json").write_text(json.dumps(model | {"modelTopology": topology}))
 
 
+def renamed(write):
+    return lambda path, given: write(path, dataclasses.replace(given, convs=numbered(given), dense={}))
+
+
 def onnx_graph(producer):
     def write(path, given):
         model = vgg_graph(given.spec, given.convs, producer=producer, head=False)
@@ -224,6 +228,8 @@ CASES = [
     Case("keras-numbered", "whole model `.h5`", "m.h5", keras_saved(names=numbered), OWN),
     Case("keras-numbered", "`.weights.h5`", "m.weights.h5", keras_saved(names=numbered), NO_TOP),
     Case("keras-numbered", "`.keras`", "m.keras", keras_saved(names=numbered), OWN),
+    Case("keras-numbered", "`.npz`", "w.npz", renamed(keras_npz), NO_TOP),
+    Case("keras-numbered", "tensorflow.js folder", "web", renamed(tfjs), NO_TOP),
     Case("onnx-keras", "`.onnx`", "m.onnx", onnx_graph("tf2onnx"), ("no top", "own head")),
     Case("onnx-torch", "`.onnx`", "m.onnx", onnx_graph("pytorch"), ("no top", "own head")),
     Case("onnx-vgg_flax", "`.onnx`", "m.onnx", our_onnx, OWN),

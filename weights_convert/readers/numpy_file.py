@@ -37,7 +37,7 @@ def open_npz(path: Path, archive: Archive) -> Iterator[Source]:
             refuse(path, f"tensor {name} has {entry.file_size - start:,} bytes for the shape {shape}.")
         load = _member(path, archive, member, shape, dtype, fortran, start)
         tensors.append(Tensor(name, member.removesuffix(".npy").split(":")[0], shape, dtype.name, load))
-    yield Source(path, "NumPy .npz", ("frossard", "keras"), unique(path, tensors))
+    yield Source(path, "NumPy .npz", ("frossard", "keras", "keras-numbered"), unique(path, tensors))
 
 
 def _member(
