@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ from vgg_flax.data import open_dataset
 from vgg_flax.data.loader import load_pictures
 from vgg_flax.data.split import assign_splits
 from vgg_flax.features import Extractor, batch_size, extract_view
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.preprocess import Preprocessing, normalize
 
 HIDDEN = {"linear": (), "logreg": (), "mlp": (256,), "notebook": (4096, 4096)}
 
@@ -54,7 +55,8 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     # Weights: ImageNet's convolutions.
     with clock("weights"):
-        spec = make_spec(config, len(dataset.classes))
+        choices = config.choices()
+        spec = make_spec(config if len(choices) > 1 else config.chosen(choices[0]), len(dataset.classes))
         weights = load_weights(config, spec)
         preprocessing = dataclasses.replace(weights.preprocessing, image_size=config.size)
     run.write_config(
@@ -65,9 +67,11 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     )
     run.write_table("bad_files.csv", ("file", "reason"), pictures.bad)
 
-    # Features: each picture through the frozen backbone, clean, and in random views of the training pictures.
+    # Features: each picture through the frozen layers, clean, and in random views of the training pictures.
+    inputs = training.INPUTS[config.unfreeze]
     with clock("features"):
-        extractor = Extractor(spec, weights.backbone, preprocessing, config.engine)
+        output = "block4" if inputs == "block4" else "features"
+        extractor = Extractor(spec, weights.backbone, preprocessing, config.engine, output)
         extract = functools.partial(
             extract_view, extractor, pictures, seed=config.seed, config=config.augment, check=check
         )
@@ -75,6 +79,11 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
         stored = range(1, config.views) if config.cache == "features" else ()
         views = [(clean, rows["train"])]
         views += [(extract(rows["train"], view=view), np.arange(len(train_labels))) for view in stored]
+        constants = {}
+        if spec.head.standardize:
+            maps = inputs == "block4"
+            read = read_maps(spec, weights, clean, rows["train"], check) if maps else clean[rows["train"]]
+            constants = training.standardization(read)
 
     def plan(epoch: int) -> batches.Plan:
         return batches.plan_epoch(len(train_labels), config.batch_size, len(views), config.seed, epoch)
@@ -88,8 +97,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     solver = "lbfgs" if config.head == "logreg" else "adamw"
     steps = config.passes * math.ceil(len(train_labels) / config.batch_size)
     key = jax.random.key(config.seed)
-    constants = training.standardization(clean[rows["train"]]) if spec.head.standardize else {}
-    choices, results = config.choices(), []
+    results = []
     if len(choices) > 1:
         with clock("search"):
             recipe = training.Recipe(spec, steps, config.warmup, solver=solver)
@@ -103,8 +111,11 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     config = config.chosen(choice)
     extracted, spec = spec, make_spec(config, len(dataset.classes))
     columns = model.feature_columns(extracted, spec.head.features)
-    if len(columns) < clean.shape[1]:
-        clean, views = clean[:, columns], [(features[:, columns], index) for features, index in views]
+
+    def pick(stored: Any) -> Any:
+        return stored if len(columns) == extracted.head_inputs else stored[:, columns]
+
+    clean, views = pick(clean), [(pick(stored), index) for stored, index in views]
 
     # Head: what is trained, what stays, and where each epoch's batches come from.
     head = model.init_head(spec, key)
@@ -112,14 +123,11 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
         head["standardize"] = {name: values[columns] for name, values in constants.items()}
     network = {"backbone": weights.backbone, "head": head}
     trainable, frozen = params.partition(network, training.TRAINABLE[config.unfreeze])
-    from_images = config.unfreeze != "none"
-    if not from_images:
-        frozen.pop("backbone")  # its features stand for it
 
     def fresh(images: np.ndarray, keys: jax.Array | None) -> jax.Array:
-        if from_images:
-            return augment.augment(images, keys, config.augment)
-        return extractor(images, keys, config.augment)[:, columns]
+        if inputs == "images":
+            return normalize(augment.augment(images, keys, config.augment), preprocessing)
+        return pick(extractor(images, keys, config.augment))
 
     def epoch_batches(epoch: int) -> Iterator[batches.Batches]:
         if config.cache == "features":
@@ -129,16 +137,16 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
         return batches.image_batches(images, chosen, train_labels, plan(epoch), fresh, view=view, seed=config.seed)
 
     def logits(trained: params.Params, split: str) -> np.ndarray:
-        whole = params.combine(trained, frozen)
-        if not from_images:
-            return np.asarray(training.head_logits(spec, whole["head"], clean[rows[split]]))
-        chunks = np.split(rows[split], range(batch_size(config.size), len(rows[split]), batch_size(config.size)))
-        parts = [training.image_logits(spec, preprocessing, whole, pictures.images[chunk]) for chunk in chunks]
+        whole, parts = params.combine(trained, frozen), []
+        for chunk, count in batches.chunks(rows[split], batch_size(config.size)):
+            some = fresh(pictures.images[chunk], None) if inputs == "images" else clean[chunk]
+            features = training.head_features(spec, inputs, whole, some)
+            parts.append(np.asarray(training.head_logits(spec, whole["head"], features))[:count])
         return np.concatenate(parts)
 
     # Epochs, and the best of them.
     with clock("training"):
-        recipe = training.Recipe(spec, steps, config.warmup, preprocessing if from_images else None, solver)
+        recipe = training.Recipe(spec, steps, config.warmup, inputs, solver)
         state = training.init_state(recipe, trainable, choice.lr, choice.weight_decay)
         best, best_epoch, log = fit(
             run, config, recipe, state, frozen, epoch_batches,
@@ -159,7 +167,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     with clock("report"):
         from vgg_flax import report  # matplotlib is slow to import
 
-        whole = params.combine(best, frozen, {} if from_images else {"backbone": weights.backbone})
+        whole = params.combine(best, frozen)
         record = {"data": config.data, "weights": weights.source, "random_weights": weights.random}
         record |= {
             "chosen": dataclasses.asdict(choice),
@@ -268,6 +276,23 @@ def load_weights(config: TrainConfig, spec: model.ModelSpec) -> weights_convert.
             console.warn(f"{error} Going on with RANDOM weights: the accuracy will say little about the real thing.")
     backbone = jax.tree.map(np.asarray, model.init_backbone(spec, jax.random.key(config.seed)))
     return weights_convert.Weights(backbone, None, Preprocessing(config.size), "random", random=True)
+
+
+def read_maps(
+    spec: model.ModelSpec,
+    weights: weights_convert.Weights,
+    maps: np.ndarray,
+    rows: np.ndarray,
+    check: Callable[[], None],
+) -> np.ndarray:
+    """What the head reads of stored block4 outputs before anything is trained: float32 `[len(rows), head_inputs]`."""
+    parts, network = [], jax.device_put({"backbone": weights.backbone})
+    with console.bar("block5 of the training pictures", len(rows)) as advance:
+        for chunk, count in batches.chunks(rows, batch_size(spec.image_size)):
+            parts.append(np.asarray(training.head_features(spec, "block4", network, maps[chunk]))[:count])
+            advance(count)
+            check()
+    return np.concatenate(parts)
 
 
 class Clock:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import augment, convert, forward, head, peers, stats, tables, train_end_to_end, webcam
+from benchmarks import augment, convert, finetune, forward, head, peers, stats, tables, train_end_to_end, webcam
 from benchmarks.driver import ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -20,6 +20,7 @@ NOTES = Path(__file__).with_name("notes.md")
 PARTS = {
     "forward": lambda: forward.run(quick=True, rounds=10, limit=200, seconds=1.0),
     "head": head.run,
+    "finetune": finetune.run,
     "augment": augment.run,
     "webcam": webcam.run,
     "train_end_to_end": train_end_to_end.run,
@@ -30,6 +31,7 @@ TITLES = {
     "forward": "Features",
     "train_end_to_end": "Photos on disk to an evaluated model",
     "head": "Heads",
+    "finetune": "Fine-tuning",
     "webcam": "Webcam",
     "augment": "Random views",
     "convert": "Weights in",
@@ -68,7 +70,9 @@ def targets(found: dict[str, Any]) -> list[Row]:
     ratio = recipe[1]["peak_mb"] / mine["peak_mb"] if recipe and "peak_mb" in mine else None
     rows.append(row("peak memory of a whole run, times less", "the notebook's recipe", ratio, 3, 5))
     rows.append(grid_row(found))
-    rows.append(row("block5 fine-tuning step from cached block4", "Keras", None, 5, 8))
+    tuned = next(iter(found.get("finetune", {}).get("results", [])), None)
+    what = "block5 fine-tuning step from cached block4"
+    rows.append(speed_row(what, tuned, tuple(finetune.KERAS), 5, 8, finetune.OURS))
     return [
         *rows,
         *convert.targets(found.get("convert", {}).get("results")),
@@ -90,9 +94,16 @@ def cpu_time(result: dict[str, Any] | None) -> dict[str, Any] | None:
     return result | {"contenders": contenders, "disturbed": 0}
 
 
-def speed_row(what: str, result: dict[str, Any] | None, theirs: tuple[str, ...], least: float, aim: float) -> Row:
+def speed_row(
+    what: str,
+    result: dict[str, Any] | None,
+    theirs: tuple[str, ...],
+    least: float,
+    aim: float,
+    ours: str = forward.OURS,
+) -> Row:
     """Ours against the fastest of `theirs`; undecided where the machine was disturbed in most rounds."""
-    found = tables.ratio(result, forward.OURS, theirs) if result else None
+    found = tables.ratio(result, ours, theirs) if result else None
     if result is None or found is None:
         return row(what, theirs[0], None, least, aim)
     name, ratio = found
@@ -142,6 +153,8 @@ def section(name: str, results: Any) -> str:
         return train_end_to_end.report(results)
     if name == "head":
         return "\n".join(tables.compare(one, head.OURS, "times a second") for one in results)
+    if name == "finetune":
+        return "\n".join(tables.compare(one, finetune.OURS) for one in results)
     if name == "convert":
         return convert.report(results)
     if name == "augment":

@@ -18,6 +18,8 @@ MISTAKES = {
     "--val-split 0.6 --test-split 0.5": "expected less than 1",
     "--name ../elsewhere": "expected a plain folder name",
     "--rotation 400": "--rotation is 400.0, expected 0 to 180",
+    "--unfreeze block5 --features block4": "--features is block4, expected block5 with --unfreeze block5",
+    "--unfreeze block5 --head logreg": "--head is logreg, expected another one with --unfreeze",
 }
 
 
@@ -48,8 +50,15 @@ def test_unset_values_depend_on_the_data_and_the_head():
     assert TrainConfig(image_size=96, lr=0.5, augment=AugmentConfig(flip=True)).resolved().image_size == 96
 
 
-def test_unfreezing_trains_from_images():
-    assert TrainConfig(unfreeze="block5").cache == "none"
+def test_only_a_network_that_trains_whole_has_nothing_to_keep():
+    assert [TrainConfig(unfreeze=name).cache for name in ("none", "block5", "all")] == ["features", "features", "none"]
+    assert TrainConfig(unfreeze="block5", cache="none").cache == "none"
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_head_on_a_trained_block5_reads_it(head):
+    assert [choice.features for choice in TrainConfig(head=head, unfreeze="block5").choices()] == ["block5"]
+    assert [choice.features for choice in TrainConfig(head=head, unfreeze="all").choices()] == ["all"]
 
 
 def test_settings_are_checked_in_python_too():

@@ -11,6 +11,7 @@ import pytest
 os.environ["KERAS_BACKEND"] = "jax"
 
 from vgg_flax import model, params
+from vgg_flax.winograd import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -50,8 +51,13 @@ def test_every_block_agrees_with_keras(keras, name):
     stages = keras.Model(theirs.input, [theirs.get_layer(f"block{i}_pool").output for i in range(1, 6)])
     spec = model.ModelSpec(model.BACKBONES[name], model.HeadSpec(2), 64)
     blocks = jax.jit(lambda p, x: model.bind_backbone(spec, p)(x))(ours["backbone"], images)
-    for i, expected in enumerate(stages(images), 1):
+    outputs = stages(images)
+    for i, expected in enumerate(outputs, 1):
         assert relative_error(blocks[f"block{i}"], expected) <= 1e-5, f"block{i}"
+    # The last block alone, from what its forerunner gave.
+    last = model.bind_backbone(spec, ours["backbone"])(np.asarray(outputs[3]), first=5)
+    assert list(last) == ["block5"]
+    assert relative_error(last["block5"], outputs[4]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
@@ -69,6 +75,23 @@ def test_logits_of_the_1000_class_top_agree_with_keras(keras, name):
     assert (
         relative_error(logits(params.merge_strict(model.abstract_params(spec), ours), images), theirs(images)) <= 1e-5
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 14, 24, 8), (3, 7, 4, 5, 1), (1, 1, 2, 1, 3)])
+def test_convolution_of_trained_layers_is_the_definition_with_its_gradients(shape):
+    batch, height, width, channels, outputs = shape
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (batch, height, width, channels))
+    kernel = jax.random.normal(keys[1], (3, 3, channels, outputs))
+    cotangent = jax.random.normal(keys[2], (batch, height, width, outputs))
+
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    (ours, pull), (expected, expected_pull) = jax.vjp(trained.convolution, x, kernel), jax.vjp(reference, x, kernel)
+    assert relative_error(ours, expected) <= 2e-6
+    for gradient, expected_gradient in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        assert relative_error(gradient, expected_gradient) <= 2e-6
 
 
 @pytest.mark.parametrize(("spec", "whole", "backbone"), [

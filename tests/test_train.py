@@ -15,11 +15,14 @@ import safetensors.numpy
 import yaml
 from conftest import write_photos
 
+from vgg_flax.predict import Predictor
+
 REPOSITORY = Path(__file__).parents[1]
 QUICK = [
     "--weights", "random", "--image-size", "32", "--epochs", "6", "--engine", "xla",
     "--lr", "0.01", "--features", "all", "--weight-decay", "0.01",
 ]  # fmt: skip
+BLOCK5 = ("--unfreeze", "block5", "--features", "block5")
 LEFT = {
     "config.yaml", "metrics.csv", "checkpoints", "model", "report.json", "curves.png", "confusion_matrix.png",
     "confusion_matrix_normalized.png", "mistakes.png", "split.csv", "bad_files.csv",
@@ -70,6 +73,13 @@ def finished(workplace):
     return workplace / "runs" / "whole"
 
 
+@pytest.fixture(scope="module")
+def finetuned(workplace):
+    """An undisturbed run that trains block5 from stored outputs of block4."""
+    run(workplace, "--name", "finetuned", *BLOCK5)
+    return workplace / "runs" / "finetuned"
+
+
 def test_a_run_leaves_everything_behind_and_learns_colours(finished):
     names = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
     assert {name for name in names if not name.startswith("events")} == LEFT
@@ -94,11 +104,12 @@ def test_the_same_command_gives_the_same_bits_and_never_overwrites(workplace, fi
 
 
 @pytest.mark.parametrize("moment", ["features", "training"])
-def test_kill_9_and_resume_ends_with_the_same_bits(workplace, finished, moment):
-    name = f"killed-{moment}"
-    cache = workplace / f"cache-{moment}"
+@pytest.mark.parametrize(("whole", "options"), [("finished", ()), ("finetuned", BLOCK5)])
+def test_kill_9_and_resume_ends_with_the_same_bits(workplace, request, whole, options, moment):
+    name, whole = f"killed-{whole}-{moment}", request.getfixturevalue(whole)
+    cache = workplace / f"cache-{name}"
     process = subprocess.Popen(
-        command("--data", "photos", *QUICK, "--name", name),
+        command("--data", "photos", *QUICK, *options, "--name", name),
         cwd=workplace, env=environment(workplace, VGG_FLAX_CACHE=str(cache)), stdout=subprocess.DEVNULL,
     )  # fmt: skip
     reached = {
@@ -110,8 +121,27 @@ def test_kill_9_and_resume_ends_with_the_same_bits(workplace, finished, moment):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (workplace / "runs" / name / "report.json").exists()
-    run(workplace, "--name", name, "--resume", VGG_FLAX_CACHE=str(cache))
-    assert figures(workplace / "runs" / name) == figures(finished)
+    run(workplace, "--name", name, "--resume", *options, VGG_FLAX_CACHE=str(cache))
+    assert figures(workplace / "runs" / name) == figures(whole)
+
+
+def test_a_fine_tuned_run_scores_what_its_bundle_predicts(workplace, finetuned, finished):
+    arrays, before = (
+        safetensors.numpy.load_file(folder / "model" / "model.safetensors") for folder in (finetuned, finished)
+    )
+    moved = {name for name in arrays if name.startswith("backbone") and (arrays[name] != before[name]).any()}
+    assert {name for name in moved if name.endswith("kernel")} == {f"backbone/block5_conv{i}/kernel" for i in (1, 2, 3)}
+    assert all(name.startswith("backbone/block5") for name in moved)
+    report = json.loads((finetuned / "report.json").read_text())
+    predictor = Predictor.load(finetuned)
+    for split in ("val", "test"):
+        with (finetuned / "split.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        found = np.stack([predictor.predict_file(workplace / "photos" / row["file"]).probabilities for row in rows])
+        labels = [predictor.classes.index(row["label"]) for row in rows]
+        right = found[np.arange(len(rows)), labels]
+        assert report[split]["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+        assert report[split]["accuracy"] == np.mean(found.argmax(-1) == labels)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -168,7 +198,10 @@ def test_a_loss_that_explodes_stops_with_advice(workplace, finished):
     ("--model", "vgg19", "--head", "mlp", "--dropout", "0.2"),
     ("--cache", "none", "--features", "block5"),
     ("--features", "auto", "--head", "logreg"),
-    ("--unfreeze", "block5", "--epochs", "2"),
+    (*BLOCK5, "--cache", "none", "--epochs", "2"),
+    (*BLOCK5, "--head", "notebook", "--lr", "0.001", "--epochs", "2"),
+    (*BLOCK5, "--precision", "bfloat16", "--head", "mlp", "--epochs", "2"),
+    ("--unfreeze", "all", "--epochs", "2"),
     ("--head", "notebook", "--lr", "0.001"),
     ("--precision", "bfloat16", "--epochs", "2"),
 ], ids=" ".join)  # fmt: skip

@@ -1,5 +1,6 @@
-"""The head's training: what changes, what must not, and that every picture counts once."""
+"""Training: what changes, what must not, and that every picture counts once."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,14 +10,14 @@ import optax
 import pytest
 
 from vgg_flax import model, params, training
-from vgg_flax.batches import Batches, all_at_once, feature_batches, image_batches, plan_epoch
+from vgg_flax.batches import Batches, all_at_once, chunks, feature_batches, image_batches, plan_epoch
 from vgg_flax.preprocess import normalize
 
 LR, DECAY = 1e-2, 1e-2
 
 
-def recipe(spec, preprocessing=None, steps=10, warmup=0.1):
-    return training.Recipe(spec, steps, warmup, preprocessing)
+def recipe(spec, inputs="features", steps=10, warmup=0.1):
+    return training.Recipe(spec, steps, warmup, inputs)
 
 
 def network(spec):
@@ -32,42 +33,57 @@ def feature_data(spec, steps=3, batch=8):
     return Batches(inputs, labels, np.ones((steps, batch), np.float32))
 
 
-def run(spec, unfreeze, data, preprocessing=None):
+def run(spec, unfreeze, data, inputs="features"):
     trainable, frozen = params.partition(network(spec), training.TRAINABLE[unfreeze])
-    how = recipe(spec, preprocessing)
+    how = recipe(spec, inputs)
     return training.train_steps(how, training.init_state(how, trainable, LR, DECAY), frozen, data, jax.random.key(0))
 
 
-@pytest.mark.parametrize(("unfreeze", "moves"), [
-    ("none", r"head/predictions"),
-    ("block5", r"head/predictions|backbone/block5"),
-    ("all", r"head/predictions|backbone"),
+@pytest.mark.parametrize(("unfreeze", "inputs", "moves"), [
+    ("none", "images", r"head/predictions"),
+    ("block5", "block4", r"head/predictions|backbone/block5"),
+    ("block5", "images", r"head/predictions|backbone/block5"),
+    ("all", "images", r"head/predictions|backbone"),
 ])  # fmt: skip
-def test_frozen_parameters_stay_bit_identical(small_spec, preprocessing, unfreeze, moves):
+def test_frozen_parameters_stay_bit_identical(small_spec, unfreeze, inputs, moves):
+    small_spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, 8, 32, 32, 3)).astype(np.float32)
-    data = Batches(images, rng.integers(0, 3, (2, 8)).astype(np.int32), np.ones((2, 8), np.float32))
+    shape = (2, 8, 2, 2, 8) if inputs == "block4" else (2, 8, 32, 32, 3)
+    values = rng.uniform(-100, 100, shape).astype(np.float32)
+    data = Batches(values, rng.integers(0, 3, (2, 8)).astype(np.int32), np.ones((2, 8), np.float32))
     before = params.flatten(network(small_spec))
     # Biases of ReLU units that are dead on these pictures have no gradient; kernels decay and so always move.
-    state, _ = run(small_spec, unfreeze, data, preprocessing)
+    state, _ = run(small_spec, unfreeze, data, inputs)
     after = params.flatten(state["params"])
     expected, _ = params.partition(network(small_spec), moves)
     assert after.keys() == params.flatten(expected).keys()
     assert all((after[path] != before[path]).any() for path in after if path.endswith("kernel"))
 
 
-def test_only_the_trained_part_is_differentiated(small_spec, preprocessing):
-    images = jnp.ones((1, 2, 32, 32, 3))
-    data = Batches(images, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2)))
-    counts = {}
-    for unfreeze in ("none", "block5", "all"):
-        trainable, frozen = params.partition(network(small_spec), training.TRAINABLE[unfreeze])
-        how = recipe(small_spec, preprocessing)
-        state = training.init_state(how, trainable, LR, DECAY)
-        lowered = training.train_steps.lower(how, state, frozen, data, jax.random.key(0))
-        counts[unfreeze] = lowered.as_text().count("stablehlo.convolution")
+def lowered(spec, unfreeze, inputs, shape):
+    """The text of one training step before XLA sees it."""
+    data = Batches(jnp.ones((1, 2, *shape)), jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2)))
+    trainable, frozen = params.partition(network(spec), training.TRAINABLE[unfreeze])
+    how = recipe(spec, inputs)
+    state = training.init_state(how, trainable, LR, DECAY)
+    return training.train_steps.lower(how, state, frozen, data, jax.random.key(0)).as_text()
+
+
+def test_only_the_trained_part_is_differentiated(small_spec):
     # 13 forward; a backward pass adds a filter gradient per trained layer and an input gradient between them.
-    assert counts == {"none": 13, "block5": 18, "all": 38}
+    for unfreeze, count in {"none": 13, "block5": 18, "all": 38}.items():
+        assert lowered(small_spec, unfreeze, "images", (32, 32, 3)).count("stablehlo.convolution") == count
+    # From block4's output 3 are left forward, 5 backward, and all of them are products of matrices.
+    spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    text = lowered(spec, "block5", "block4", (2, 2, 8))
+    assert "stablehlo.convolution" not in text
+    assert text.count("batching_dims = [0] x [0]") == 8
+
+
+def test_no_loop_stands_around_convolutions(small_spec):
+    # XLA would leave their gradients in a form that takes a CPU minutes a step.
+    assert "stablehlo.while" in lowered(small_spec, "none", "features", (small_spec.head_inputs,))
+    assert "stablehlo.while" not in lowered(small_spec, "all", "images", (32, 32, 3))
 
 
 def test_padding_counts_nowhere(small_spec):
@@ -164,15 +180,16 @@ def test_epochs_differ_and_repeat_with_the_seed():
     assert (plans[0] != plans[1]).any() and (plans[0] != plans[2]).any()
 
 
-def test_feature_batches_pick_the_view_that_the_plan_says():
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 1)])
+def test_feature_batches_pick_the_view_that_the_plan_says(shape):
     rng = np.random.default_rng(0)
-    clean, random = rng.normal(size=(9, 4)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32)
+    clean, random = (rng.normal(size=(count, *shape)).astype(np.float32) for count in (9, 5))
     rows = np.array([8, 2, 4, 6, 0])  # the training pictures among all nine
     plan = plan_epoch(5, 2, views=2, seed=0, epoch=0)
     labels = np.arange(5, dtype=np.int32)
-    chunks = list(feature_batches([(clean, rows), (random, np.arange(5))], labels, plan, chunk_bytes=2 * 4 * 4))
-    assert len(chunks) == 3  # a chunk for every step, so small is the limit
-    for k, chunk in enumerate(chunks):
+    parts = list(feature_batches([(clean, rows), (random, np.arange(5))], labels, plan, chunk_bytes=2 * 4 * 4))
+    assert len(parts) == 3  # a chunk for every step: so small is the limit, and maps come one step at a time anyway
+    for k, chunk in enumerate(parts):
         for j in range(2):
             index = plan.indices[k, j]
             expected = random[index] if plan.views[k, j] else clean[rows[index]]
@@ -180,27 +197,67 @@ def test_feature_batches_pick_the_view_that_the_plan_says():
             assert chunk.labels[0, j] == labels[index]
 
 
-def test_training_from_features_equals_training_from_pictures(small_spec, preprocessing):
+@pytest.mark.parametrize(("rows", "size", "pieces"), [(7, 3, 3), (6, 3, 2), (2, 3, 1)])
+def test_chunks_have_one_length_and_lose_nothing(rows, size, pieces):
+    found = list(chunks(10 + np.arange(rows), size))
+    assert len(found) == pieces
+    assert len({len(piece) for piece, _ in found}) <= 1
+    np.testing.assert_array_equal([row for piece, count in found for row in piece[:count]], 10 + np.arange(rows))
+
+
+@pytest.mark.parametrize("unfreeze", ["none", "block5"])
+def test_training_from_what_is_stored_equals_training_from_pictures(small_spec, preprocessing, unfreeze):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8), rng.integers(0, 3, 12).astype(np.int32)
-    whole = network(small_spec)
-    backbone = model.bind_backbone(small_spec, whole["backbone"])
-    features = np.asarray(model.gather_features(backbone(normalize(images, preprocessing)), "all"))
-    plan = plan_epoch(12, 5, views=1, seed=0, epoch=0)
-    rows = np.arange(12)
-    finals = []
-    for source in ("features", "pictures"):
-        trainable, frozen = params.partition(network(small_spec), training.TRAINABLE["none"])
-        how = recipe(small_spec, None if source == "features" else preprocessing)
-        state = training.init_state(how, trainable, LR, DECAY)
-        if source == "features":
-            epoch = feature_batches([(features, rows)], labels, plan)
+    spec = small_spec if unfreeze == "none" else dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    whole = network(spec)
+    whole["head"]["predictions"]["kernel"] += rng.normal(size=(spec.head_inputs, 3)).astype(np.float32)
+    blocks = model.bind_backbone(spec, whole["backbone"])(normalize(images, preprocessing))
+    stored = np.asarray(model.gather_features(blocks, "all") if unfreeze == "none" else blocks["block4"])
+    plan, rows = plan_epoch(12, 5, views=1, seed=0, epoch=0), np.arange(12)
+
+    def losses_and_moments(inputs):
+        trainable, frozen = params.partition(jax.tree.map(jnp.copy, whole), training.TRAINABLE[unfreeze])
+        how = recipe(spec, inputs)
+        state, losses = training.init_state(how, trainable, LR, DECAY), []
+        if inputs == "images":
+            epoch = image_batches(
+                images, rows, labels, plan, lambda batch, keys: normalize(batch, preprocessing), view=0, seed=0
+            )
         else:
-            epoch = image_batches(images, rows, labels, plan, lambda batch, keys: batch, view=0, seed=0)
+            epoch = feature_batches([(stored, rows)], labels, plan, chunk_bytes=0)
         for data in epoch:
-            state, _ = training.train_steps(how, state, frozen, data, jax.random.key(0))
-        finals.append(state["params"]["head"]["predictions"]["kernel"])
-    np.testing.assert_allclose(finals[0], finals[1], rtol=1e-3, atol=1e-6)
+            state, sums = training.train_steps(how, state, frozen, data, jax.random.key(0))
+            losses.append(float(sums["loss"]))
+        return losses, jax.tree.leaves(state["opt_state"])
+
+    (losses, moments), (expected_losses, expected_moments) = map(
+        losses_and_moments, (training.INPUTS[unfreeze], "images")
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    # Adam's moments are running means of the gradients and their squares.
+    for found, expected in zip(moments, expected_moments, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_gradients_from_block4_equal_those_from_images(small_spec, preprocessing):
+    rng = np.random.default_rng(0)
+    images = normalize(rng.integers(0, 256, (6, 32, 32, 3), np.uint8), preprocessing)
+    spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    whole = network(spec)
+    whole["head"]["predictions"]["kernel"] += rng.normal(size=(8, 3)).astype(np.float32)
+    maps = model.bind_backbone(spec, whole["backbone"])(images)["block4"]
+    trainable, frozen = params.partition(whole, training.TRAINABLE["block5"])
+
+    def loss(trained, inputs, batch):
+        together = params.combine(trained, frozen)
+        logits = training.head_logits(spec, together["head"], training.head_features(spec, inputs, together, batch))
+        return training.score(logits, jnp.array([0, 1, 2, 0, 1, 2]), jnp.ones(6))["loss"]
+
+    ours, reference = (jax.grad(loss)(trainable, *given) for given in (("block4", maps), ("images", images)))
+    for path, expected in params.flatten(reference).items():
+        assert (np.abs(expected) > 0).any(), path
+        np.testing.assert_allclose(params.flatten(ours)[path], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_adamw_agrees_with_a_plain_numpy_step(small_spec):

@@ -19,7 +19,7 @@ class Batches:
     """Some optimiser steps' worth of input; an image with weight 0 is padding and counts nowhere.
 
     Attributes:
-      inputs: features float32 `[steps, batch, n]`, or float32 images `[steps, batch, size, size, 3]` in 0..255.
+      inputs: float32 `[steps, batch, ...]`: features, maps, or normalised images.
       labels: int32 `[steps, batch]`.
       weights: float32 `[steps, batch]`, 1 or 0.
     """
@@ -58,19 +58,20 @@ def plan_epoch(count: int, batch_size: int, views: int, seed: int, epoch: int) -
 def feature_batches(
     views: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, plan: Plan, chunk_bytes: int = 256 * 2**20
 ) -> Iterator[Batches]:
-    """Gather an epoch from stored features, in chunks of steps that fit `chunk_bytes`.
+    """Gather an epoch from stored features, in chunks of steps that fit `chunk_bytes`; from stored maps, step by step.
 
     Args:
-      views: for each view its features float32 `[rows, n]`, memory-mapped, and `[m]` the row of each picture.
+      views: for each view its features float32 `[rows, n]` or maps `[rows, side, side, channels]`, memory-mapped, and
+        `[m]` the row of each picture.
       labels: int32 `[m]`.
     """
     steps, batch = plan.indices.shape
-    width = views[0][0].shape[1]
-    chunk = max(1, chunk_bytes // (batch * width * 4))
+    shape = views[0][0].shape[1:]
+    chunk = max(1, chunk_bytes // (batch * shape[0] * 4)) if len(shape) == 1 else 1  # a step on maps takes its time
     for start in range(0, steps, chunk):
         part = slice(start, start + chunk)
         indices = plan.indices[part]
-        inputs = np.empty((*indices.shape, width), np.float32)
+        inputs = np.empty((*indices.shape, *shape), np.float32)
         for view, (features, rows) in enumerate(views):
             here = plan.views[part] == view
             inputs[here] = features[rows[indices[here]]]
@@ -82,6 +83,14 @@ def all_at_once(views: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray) 
     inputs = np.concatenate([features[rows] for features, rows in views])
     repeated = np.tile(labels, len(views))
     return Batches(inputs[None], repeated[None], np.ones((1, len(repeated)), np.float32))
+
+
+def chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Pieces of `rows` `[m]`, all of one length, at most `size`; the last is padded: (piece, how many of it count)."""
+    size = min(size, len(rows))
+    for start in range(0, len(rows), size):
+        piece = rows[start : start + size]
+        yield np.resize(piece, size), len(piece)
 
 
 def image_batches(

@@ -64,7 +64,7 @@ class TrainConfig:
     notebook: Flatten, Dense 4096, Dense 4096, softmax."""
     features: Literal["auto", "all", "block3", "block4", "block5"] = "auto"
     """Average-pooled block outputs that a linear or mlp head reads; `all` is blocks 3, 4 and 5 side by side;
-    `auto` has validation choose for linear and logreg, and is `all` for mlp."""
+    `auto` has validation choose for linear and logreg, is `all` for mlp, and block5 where that is trained alone."""
     epochs: int | None = None
     """Passes over the training pictures; unset: 30, for notebook 5, as in the notebook."""
     batch_size: Annotated[int, Alias(aliases=["--batch", "-b"])] = 32
@@ -81,11 +81,11 @@ class TrainConfig:
     dropout: float = 0.0
     """Share of hidden units dropped in mlp and notebook heads."""
     unfreeze: Literal["none", "block5", "all"] = "none"
-    """Backbone layers trained with the head, from images in every step, at a tenth of its learning rate."""
+    """Backbone layers trained with the head, at a tenth of its learning rate."""
     views: int = 2
     """Stored views of each training picture: the clean one, and views - 1 random augmentations."""
     cache: Literal["features", "none"] = "features"
-    """features: run the frozen backbone once a view and keep its outputs; none: augment afresh every step."""
+    """features: run the frozen layers once a view and keep their outputs; none: augment afresh every step."""
     augment: tyro.conf.OmitArgPrefixes[AugmentConfig] = AugmentConfig()
     """Random views."""
     val_split: float = 0.1
@@ -133,8 +133,10 @@ class TrainConfig:
             _check(field.name, value, ok, f"0 to {limit:g}")
         whole = self.unfreeze == "none" and self.cache == "features"
         _check("head", self.head, self.head != "logreg" or whole, "another one with --unfreeze or --cache none")
-        if self.unfreeze != "none" and self.cache == "features":
-            object.__setattr__(self, "cache", "none")  # a trained backbone has no features to keep
+        ok = self.unfreeze != "block5" or self.features in ("auto", "block5")
+        _check("features", self.features, ok, "block5 with --unfreeze block5: the head reads what is trained")
+        if self.unfreeze == "all" and self.cache == "features":
+            object.__setattr__(self, "cache", "none")  # no layer is frozen, so there is nothing to keep
 
     @property
     def passes(self) -> int:
@@ -150,6 +152,7 @@ class TrainConfig:
         """What the settings leave open, as all combinations: one when there is nothing to choose."""
         searches = self.head in ("linear", "logreg") and self.unfreeze == "none"
         features = ("block4", "block5", "all", "block3") if searches else ("all",)
+        features = ("block5",) if self.unfreeze == "block5" else features
         rates = {"linear": (3e-3, 1e-3, 1e-2), "logreg": (1.0,), "mlp": (1e-3,), "notebook": (1e-4,)}[self.head]
         decays = (1e-2, 1e-3, 1e-1, 1e-4) if self.head == "logreg" else (1e-2, 1e-4, 1.0)
         options = itertools.product(

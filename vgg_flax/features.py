@@ -1,8 +1,8 @@
-"""The frozen backbone: run once per view of each picture, its outputs kept on disk.
+"""The frozen convolutions: run once per view of each picture, their outputs kept on disk.
 
 View 0 is the clean picture, every other view a random augmentation. A view is one file in the cache, named by a
-digest of all that determines it: pictures, preprocessing, weights, augmentation, engine. A pass that was cut off
-goes on where it stopped.
+digest of all that determines it: pictures, preprocessing, weights, augmentation, engine, which output. A pass that
+was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,28 +32,40 @@ from vgg_flax.model import POOLED_BLOCKS, ModelSpec, bind_backbone, gather_featu
 from vgg_flax.preprocess import Preprocessing, normalize
 from vgg_flax.winograd.build import SOURCE as winograd_source
 
+Output = Literal["features", "block4"]  # what the head reads, or the maps that a trained block5 reads
 NO_CHANGE = AugmentConfig()  # without keys its values are not looked at
 MAP_BYTES = {"cpu": 200 * 2**20, "gpu": 2 * 2**30}  # 16 and 167 pictures of 224 pixels
 
 
 class Extractor:
-    """The backbone as a compiled function from pictures to what the head reads.
+    """The frozen convolutions as a compiled function from pictures to an output of theirs.
 
     Attributes:
       engine: `winograd` or `xla`, as chosen.
+      shape: of a picture's output: `(head_inputs,)`, or for block4 `(size / 16, size / 16, channels)`.
     """
 
-    def __init__(self, spec: ModelSpec, backbone: param_tools.Params, preprocessing: Preprocessing, engine: str):
-        self.spec, self.preprocessing = spec, preprocessing
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: param_tools.Params,
+        preprocessing: Preprocessing,
+        engine: str,
+        output: Output = "features",
+    ):
+        self.spec, self.preprocessing, self.output = spec, preprocessing, output
         self.engine = choose_engine(engine, spec)
+        side = spec.image_size // 2**4
+        self.shape = (spec.head_inputs,) if output == "features" else (side, side, spec.backbone.blocks[3][-1])
         self._backbone = backbone
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all that determines the features of a clean picture, except the picture."""
+        """Of all that determines the output for a clean picture, except the picture."""
         spec, preprocessing = self.spec, self.preprocessing
+        what = spec.head.features if self.output == "features" else self.output
         return _digest(
-            [dataclasses.asdict(spec.backbone), spec.head.features, spec.precision, dataclasses.asdict(preprocessing)],
+            [dataclasses.asdict(spec.backbone), what, spec.precision, dataclasses.asdict(preprocessing)],
             [param_tools.digest(self._backbone), jax.default_backend(), _engine_digest(self.engine)],
         )
 
@@ -63,14 +77,15 @@ class Extractor:
     def __call__(
         self, images: np.ndarray, keys: jax.Array | None = None, config: AugmentConfig = NO_CHANGE
     ) -> jax.Array:
-        """uint8 RGB `[batch, size, size, 3]` -> float32 `[batch, head_inputs]`; with keys, of a random view."""
-        return _extract(self.spec, self.engine, self.preprocessing, config, self._params, images, keys)
+        """uint8 RGB `[batch, size, size, 3]` -> float32 `[batch, *shape]`; with keys, of a random view."""
+        return _extract(self.spec, self.engine, self.output, self.preprocessing, config, self._params, images, keys)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _extract(
     spec: ModelSpec,
     engine: str,
+    output: Output,
     preprocessing: Preprocessing,
     config: AugmentConfig,
     params: Any,
@@ -79,10 +94,12 @@ def _extract(
 ) -> jax.Array:
     inputs = normalize(augment.augment(images, keys, config), preprocessing)
     if engine == "winograd":
-        wanted = tuple(f"block{i}" for i in POOLED_BLOCKS.get(spec.head.features, (5,)))
-        blocks = winograd.features(params, inputs, wanted)
+        wanted = (4,) if output == "block4" else POOLED_BLOCKS.get(spec.head.features, (5,))
+        blocks = winograd.features(params, inputs, tuple(f"block{i}" for i in wanted))
     else:
         blocks = bind_backbone(spec, params)(inputs)
+    if output == "block4":
+        return blocks["block4"].astype(jnp.float32)
     return gather_features(blocks, spec.head.features)
 
 
@@ -95,6 +112,8 @@ def choose_engine(asked: str, spec: ModelSpec) -> str:
         reason = f"this machine has a {jax.default_backend().upper()}"
     elif spec.precision != "float32":
         reason = f"--precision is {spec.precision}"
+    elif len(spec.backbone.blocks[0]) == 1:
+        reason = "block1 of this network has a single convolution"
     else:
         try:
             winograd.load(say=say)
@@ -134,7 +153,7 @@ def extract_view(
     config: AugmentConfig,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Features of one view of `pictures.images[indices]`, from the cache or computed now.
+    """What the extractor gives for one view of `pictures.images[indices]`, from the cache or computed now.
 
     Args:
       indices: `[m]`; a random view is drawn by the position in it.
@@ -142,7 +161,10 @@ def extract_view(
       check: called between batches; may raise to stop. What is done stays done.
 
     Returns:
-      float32 `[m, head_inputs]`, memory-mapped, read-only.
+      float32 `[m, *extractor.shape]`, memory-mapped, read-only.
+
+    Raises:
+      UserError: it does not fit on the disk.
     """
     random = [] if view == 0 else [view, seed, dataclasses.asdict(config), jax.__version__]
     key = _digest([extractor.digest, pictures.digest, hashlib.sha256(indices.tobytes()).hexdigest()], random)
@@ -167,9 +189,9 @@ def _compute_view(
     check: Callable[[], None],
 ) -> None:
     part, progress = path.with_suffix(".part"), path.with_suffix(".json")
-    shape = (len(indices), extractor.spec.head_inputs)
     done = json.loads(progress.read_text())["done"] if progress.exists() and part.exists() else 0
-    rows = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, shape)
+    _check_room(path.parent, (len(indices) - done) * math.prod(extractor.shape) * 4)
+    rows = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, (len(indices), *extractor.shape))
     size = min(batch_size(extractor.preprocessing.image_size), len(indices))
     starts = range(done, len(indices), size)
 
@@ -178,7 +200,7 @@ def _compute_view(
         positions = np.resize(positions, size)  # one shape compiles; the surplus is thrown away
         return positions, images[indices[positions]]
 
-    title = "features of the clean pictures" if view == 0 else f"features of random view {view}"
+    title = f"{extractor.output} of the clean pictures" if view == 0 else f"{extractor.output} of random view {view}"
     with bar(title, len(indices), done) as advance:
         for start, (positions, batch) in zip(starts, prefetch(load, len(starts), ahead=2), strict=True):
             keys = augment.view_keys(seed, view, jnp.asarray(positions)) if view else None
@@ -190,6 +212,16 @@ def _compute_view(
             check()
     part.rename(path)
     progress.unlink(missing_ok=True)
+
+
+def _check_room(folder: Path, wanted: int) -> None:
+    """Mapped files grow as they are filled, and a full disk would end the process without a word."""
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise UserError(
+            f"{folder} needs room for {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: make room, set "
+            "VGG_FLAX_CACHE to a folder on a larger disk, or choose a smaller --image-size."
+        )
 
 
 def _digest(*parts: Any) -> str:

@@ -18,9 +18,8 @@ import numpy as np
 import optax
 
 from vgg_flax.batches import Batches
-from vgg_flax.model import ModelSpec, bind, bind_head
+from vgg_flax.model import ModelSpec, bind_backbone, bind_head, gather_features
 from vgg_flax.params import Params, combine, flatten, unflatten
-from vgg_flax.preprocess import Preprocessing, normalize
 
 State = dict[str, Any]
 Loss = Callable[[Params], tuple[jax.Array, dict[str, jax.Array]]]  # what is trained -> mean loss, sums
@@ -30,6 +29,9 @@ TRAINABLE = {
     "block5": r"head/(?!standardize)|backbone/block5",
     "all": r"head/(?!standardize)|backbone/",
 }
+Inputs = Literal["features", "block4", "images"]
+INPUTS: dict[str, Inputs] = {"none": "features", "block5": "block4", "all": "images"}  # the last that stays as it is
+FIRST_BLOCK = {"block4": 5, "images": 1}  # that the inputs go through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +42,21 @@ class Recipe:
       spec: the network.
       steps: optimiser steps in the whole run.
       warmup: share of them in which the learning rate rises.
-      preprocessing: None when the inputs are features; given, they are images.
+      inputs: what a batch holds: what the head reads, outputs of block4, or normalised images.
       solver: `adamw`, or `lbfgs` for a convex head that sees all pictures in every step.
     """
 
     spec: ModelSpec
     steps: int
     warmup: float
-    preprocessing: Preprocessing | None = None
+    inputs: Inputs = "features"
     solver: Literal["adamw", "lbfgs"] = "adamw"
 
 
 def init_state(recipe: Recipe, trainable: Params, lr: Any, weight_decay: Any) -> State:
     """The state before the first step; the learning rate is the head's at its peak. Both are scalars."""
     hyper = {"lr": jnp.asarray(lr, jnp.float32), "weight_decay": jnp.asarray(weight_decay, jnp.float32)}
+    trainable = jax.tree.map(jnp.asarray, trainable)
     opt_state = make_optimizer(recipe, **hyper).init(trainable)
     if recipe.solver == "lbfgs":  # it remembers the parameters themselves, and a buffer can be donated only once;
         # its weak types would have the second call compiled anew
@@ -105,7 +108,8 @@ def train_steps(
     """Optimiser steps over the leading axis of `batches`.
 
     Args:
-      frozen: parameters without a gradient; together with state["params"] they are all that the inputs need.
+      frozen: parameters without a gradient; together with state["params"] they are the network, or its head where the
+        inputs are features.
       key: for dropout, folded with the step number.
 
     Returns:
@@ -116,13 +120,8 @@ def train_steps(
         def loss(trainable: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
             params = combine(trainable, frozen)
             dropout_key = jax.random.fold_in(key, step)
-            if recipe.preprocessing is None:
-                logits = bind_head(recipe.spec, params["head"])(batch.inputs, dropout_key)
-            else:
-                model = bind(recipe.spec, params)
-                features = model.features(normalize(batch.inputs, recipe.preprocessing))
-                logits = model.classify(features, dropout_key)
-            return mean_loss(logits, batch)
+            features = head_features(recipe.spec, recipe.inputs, params, batch.inputs)
+            return mean_loss(head_logits(recipe.spec, params["head"], features, dropout_key), batch)
 
         return loss
 
@@ -157,8 +156,15 @@ def optimize(
         params = optax.apply_updates(state["params"], updates)
         return state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, sums
 
-    state, sums = jax.lax.scan(one_step, state, batches)
-    return state, jax.tree.map(jnp.sum, sums)
+    if recipe.inputs == "features":
+        state, sums = jax.lax.scan(one_step, state, batches)
+        return state, jax.tree.map(jnp.sum, sums)
+    # On a CPU, XLA's gradients of convolutions take minutes a step where they stand in a loop, so there is none.
+    totals = []
+    for i in range(len(batches.labels)):
+        state, sums = one_step(state, jax.tree.map(lambda leaf, i=i: leaf[i], batches))
+        totals.append(sums)
+    return state, jax.tree.map(lambda *sums: sum(sums), *totals)
 
 
 def mean_loss(logits: jax.Array, batch: Batches) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -175,16 +181,22 @@ def score(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str,
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def image_logits(spec: ModelSpec, preprocessing: Preprocessing, params: Params, images: jax.Array) -> jax.Array:
-    """RGB `[n, size, size, 3]` in 0..255 -> logits `[n, classes]` with nothing dropped."""
-    network = bind(spec, params)
-    return network.classify(network.features(normalize(images, preprocessing)))
+def head_features(spec: ModelSpec, inputs: Inputs, params: Params, batch: jax.Array) -> jax.Array:
+    """What the head reads, float32 `[n, head_inputs]`.
+
+    Args:
+      batch: what `inputs` says: `[n, head_inputs]`, `[n, size / 16, size / 16, 512]` or `[n, size, size, 3]`.
+    """
+    if inputs == "features":
+        return batch
+    blocks = bind_backbone(spec, params["backbone"])(batch, FIRST_BLOCK[inputs])
+    return gather_features(blocks, spec.head.features)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def head_logits(spec: ModelSpec, head: Params, features: jax.Array) -> jax.Array:
-    """Features `[n, head_inputs]` -> logits `[n, classes]` with nothing dropped."""
-    return bind_head(spec, head)(features)
+def head_logits(spec: ModelSpec, head: Params, features: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    """Features `[n, head_inputs]` -> logits `[n, classes]`. Without a key nothing is dropped."""
+    return bind_head(spec, head)(features, dropout_key)
 
 
 def standardization(features: np.ndarray) -> Params:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vgg_flax import batches, model, params, training
 from vgg_flax.features import Extractor
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.preprocess import Preprocessing, normalize
 
 
 class Contender:
@@ -31,11 +31,11 @@ class Contender:
         return []
 
     def _start(self, spec: model.ModelSpec, preprocessing: Preprocessing, network: params.Params, images: jax.Array):
-        recipe = training.Recipe(spec, 1_000_000, 0.0, preprocessing)
+        recipe = training.Recipe(spec, 1_000_000, 0.0, "images")
         trainable, frozen = params.partition(network, training.TRAINABLE["all"])
         self._state = training.init_state(recipe, trainable, 1e-5, 1e-2)
         ones = jnp.ones((1, len(images)), jnp.float32)
-        batch = batches.Batches(images[None].astype(jnp.float32), ones.astype(jnp.int32), ones)
+        batch = batches.Batches(normalize(images, preprocessing)[None], ones.astype(jnp.int32), ones)
 
         def run() -> None:
             self._state, sums = training.train_steps(recipe, self._state, frozen, batch, jax.random.key(0))

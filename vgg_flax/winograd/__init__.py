@@ -1,7 +1,7 @@
 """The frozen convolutions of VGG on a CPU, as one kernel: three to four times as fast as XLA's own convolution.
 
 `load` compiles and registers it or says why not, `pack` transforms the filters once, `features` runs them. There is
-no gradient: layers that train use `jax.lax.conv_general_dilated`.
+no gradient: `trained` has a convolution for layers that train.
 
 Source: Winograd F(4x4, 3x3), Lavin & Gray 2016, arXiv:1509.09308; its rounding, Barabasz et al., arXiv:1803.10986; the
 points 0, +-sqrt2, +-1/sqrt2, Alam et al., arXiv:2201.10369. Blocking and threading are described in kernel.cc.
