@@ -81,6 +81,15 @@ class TestHdf5:
             path.write_bytes(data)
         refused(path, "damaged heap of texts")
 
+    def test_names_of_a_type_that_does_not_exist(self, tmp_path):
+        """Of variable length, but neither a text nor a sequence: HDF5 2.0 ends the process when it reads one."""
+        write_keras3(tmp_path / "w.h5", random_backbone(SMALL16))
+        data = (tmp_path / "w.h5").read_bytes()
+        kind = b"name\0\0\0\0\x19\x01"
+        assert data.count(kind) == 13
+        (tmp_path / "w.h5").write_bytes(data.replace(kind, kind[:-1] + b"\x05", 1))
+        refused(tmp_path / "w.h5")
+
     def test_external_storage(self, good, secret):
         self.replace(good, shape=(3, 3, 4, 4), dtype="f4", external=[(str(secret), 0, 576)])
         refused(good, "external storage")

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from weights_convert.readers import hdf5_dataset, hdf5_heap
+from weights_convert.readers import hdf5_dataset, hdf5_text
 from weights_convert.readers.base import (
     KERAS_3,
     MAX_JSON_BYTES,
@@ -76,7 +76,7 @@ def _walk(path: Path, file: Any, data: bytes | None) -> dict[str, h5py.Dataset]:
     h5o: Any = h5py.h5o  # pyright: ignore[reportAttributeAccessIssue]
     seen = {h5o.get_info(file.id).addr}
     stack: list[tuple[str, Any]] = [("", file)]
-    heaps = hdf5_heap.needed(file)
+    heaps = hdf5_text.needed(file)
     while stack:
         prefix, group = stack.pop()
         for name in group:
@@ -90,7 +90,7 @@ def _walk(path: Path, file: Any, data: bytes | None) -> dict[str, h5py.Dataset]:
             if address in seen:
                 refuse(path, f"{printable(full)} is a second link to the same object. Expected a plain tree.")
             seen.add(address)
-            heaps = heaps or hdf5_heap.needed(thing)
+            heaps = heaps or hdf5_text.needed(thing)
             if len(seen) > MAX_TENSORS or full.count("/") > MAX_DEPTH:
                 refuse(path, f"holds more than {MAX_TENSORS:,} objects, or groups nested {MAX_DEPTH} deep.")
             if isinstance(thing, h5py.Group):
@@ -99,7 +99,7 @@ def _walk(path: Path, file: Any, data: bytes | None) -> dict[str, h5py.Dataset]:
                 hdf5_dataset.check_storage(path, thing)
                 datasets[full] = thing
     if heaps:
-        hdf5_heap.check(path, file, data)
+        hdf5_text.check(path, file, data)
     return datasets
 
 
@@ -152,8 +152,8 @@ def _keras3_key(file: Any, full: str) -> str:
     for depth in range(2, len(parents) + 1, 2):
         folder = "/".join(parents[:depth])
         variables = file[folder].get("vars")
-        name = variables.attrs.get("name") if isinstance(variables, h5py.Group) else None
-        names.append(name if isinstance(name, str) and len(name) < 1000 else parents[depth - 1])
+        name = _one_text(variables, "name") if isinstance(variables, h5py.Group) else None
+        names.append(name if name and len(name) < 1000 else parents[depth - 1])
     return "/".join([*names, index])
 
 
@@ -183,7 +183,7 @@ def _texts(path: Path, group: Any, attribute: str) -> list[str]:
     count = int(np.prod(found.shape)) if found.shape is not None else -1
     if found.shape == (0,):
         return []  # Keras writes an empty float array for a layer without weights
-    if len(found.shape or ()) != 1 or count > MAX_ATTRIBUTE_ITEMS or found.dtype.kind not in "SO":
+    if len(found.shape or ()) != 1 or count > MAX_ATTRIBUTE_ITEMS or not hdf5_text.is_text(found):
         refuse(path, f"attribute {attribute} of {printable(group.name)} is no list of names.")
     values = group.attrs[attribute]
     return [_text(path, attribute, value) for value in values]
@@ -203,10 +203,9 @@ def _json(path: Path, file: Any, attribute: str) -> Any:
     if attribute not in file.attrs:
         return None
     found = h5py.h5a.open(file.id, attribute.encode())
-    if found.get_storage_size() > MAX_JSON_BYTES or found.shape != ():
+    text = _one_text(file, attribute) if found.get_storage_size() <= MAX_JSON_BYTES else None
+    if text is None:
         refuse(path, f"attribute {attribute} is no text of at most {MAX_JSON_BYTES:,} bytes.")
-    value = file.attrs[attribute]
-    text = value if isinstance(value, (str, bytes)) else str(value)
     if len(text) > MAX_JSON_BYTES:
         refuse(path, f"attribute {attribute} has {len(text):,} characters. Expected at most {MAX_JSON_BYTES:,}.")
     try:
@@ -215,11 +214,21 @@ def _json(path: Path, file: Any, attribute: str) -> Any:
         refuse(path, f"attribute {attribute} is not valid JSON.")
 
 
+def _one_text(thing: Any, attribute: str) -> str | None:
+    """An attribute that is one text, or None."""
+    if attribute not in thing.attrs:
+        return None
+    found = h5py.h5a.open(thing.id, attribute.encode())
+    if found.shape != () or not hdf5_text.is_text(found):
+        return None
+    value = thing.attrs[attribute]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def _version(*places: Any) -> str:
     for place in places:
-        value = place.attrs.get("keras_version")
-        text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-        if isinstance(text, str) and re.fullmatch(r"[\w.+-]{1,30}", text):
+        text = _one_text(place, "keras_version")
+        if text and re.fullmatch(r"[\w.+-]{1,30}", text):
             return text
     return "1"  # the first versions did not write it
 

@@ -1,7 +1,8 @@
-"""HDF5's global heaps, where text of variable length lies: chains of objects that the library walks to their ends.
+"""Texts beside HDF5's data: only what the library reads without a crash, and to an end.
 
-It takes every object's word for where the next one starts, and one that claims no space at all keeps it there for ever
-(HDF5 2.0 and all before). So the chains are walked here first. Source: HDF5 File Format Specification, III.E.
+Text of variable length lies in global heaps, chains of objects. The library takes every object's word for where the
+next one starts, and one that claims no space at all keeps it there for ever (HDF5 2.0 and all before). So the chains
+are walked here first. Source: HDF5 File Format Specification, III.E.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import h5py
 from weights_convert.readers.base import refuse
 
 START = b"GCOL\x01"
+h5a, h5t = h5py.h5a, h5py.h5t  # pyright: ignore[reportAttributeAccessIssue]
 HEADER, SMALLEST = 16, 4096  # bytes of a heap's header, and of an object's; of the smallest heap
 
 
+def is_text(attribute: Any) -> bool:
+    """An attribute is text. The library crashes over some damaged types, so that nothing else is read."""
+    return isinstance(attribute.get_type(), h5t.TypeStringID)
+
+
 def needed(thing: Any) -> bool:
-    """An attribute of this group or data set is no number and no text of fixed length, so that a heap may hold it."""
-    h5a, h5t = h5py.h5a, h5py.h5t  # pyright: ignore[reportAttributeAccessIssue]
-    for i in range(h5a.get_num_attrs(thing.id)):
-        kind = h5a.open(thing.id, index=i).get_type()
-        fixed = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
-        if not fixed and not isinstance(kind, (h5t.TypeIntegerID, h5t.TypeFloatID)):
-            return True
-    return False
+    """A group or data set has an attribute with text of variable length."""
+    attributes = (h5a.open(thing.id, index=i) for i in range(h5a.get_num_attrs(thing.id)))
+    return any(is_text(attribute) and attribute.get_type().is_variable_str() for attribute in attributes)
 
 
 def check(path: Path, file: h5py.File, data: bytes | None) -> None:
