@@ -81,6 +81,22 @@ class TestHdf5:
             path.write_bytes(data)
         refused(path, "damaged heap of texts")
 
+    @pytest.mark.parametrize("damage", ["undefined", "twice"])
+    def test_chunks_that_do_not_cover_their_tensor(self, good, damage):
+        """An index of chunks that names no address, or one place twice: what it leaves out would be stale memory."""
+        data = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype("f4")
+        self.replace(good, data=data, chunks=(3, 3, 2, 4))
+        with h5py.File(good) as file:
+            info = file[KERNEL].id.get_chunk_info(1)
+        raw = good.read_bytes()
+        address = info.byte_offset.to_bytes(8, "little")
+        # The key before an address: packed size, filters left out, five offsets (the last of bytes).
+        key = b"".join(n.to_bytes(8, "little") for n in (*info.chunk_offset, 0))
+        assert raw.count(key + address) == 1
+        wrong = key + b"\xff" * 8 if damage == "undefined" else bytes(len(key)) + address
+        good.write_bytes(raw.replace(key + address, wrong))
+        refused(good)
+
     def test_names_of_a_type_that_does_not_exist(self, tmp_path):
         """Of variable length, but neither a text nor a sequence: HDF5 2.0 ends the process when it reads one."""
         write_keras3(tmp_path / "w.h5", random_backbone(SMALL16))

@@ -7,6 +7,7 @@ unpacked here.
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from pathlib import Path
@@ -66,8 +67,12 @@ def _read_chunks(path: Path, name: str, dataset: Any) -> np.ndarray:
     if chunk_bytes > 2 * dataset.nbytes + (1 << 20):
         refuse(path, f"tensor {name} has chunks of {chunk_bytes:,} bytes for {dataset.nbytes:,} bytes of data.")
     array = np.empty(shape, dataset.dtype)
-    for i in range(found):
-        info = dataset.id.get_chunk_info(i)
+    chunks = [dataset.id.get_chunk_info(i) for i in range(found)]
+    places = {info.chunk_offset for info in chunks}
+    grid = itertools.product(*(range(0, size, step) for size, step in zip(shape, chunk, strict=True)))
+    if places != set(grid):  # an undefined address, or one place twice and another never
+        refuse(path, f"tensor {name} has chunks that don't cover it. Is the file damaged or cut short?")
+    for info in chunks:
         if info.size > chunk_bytes + chunk_bytes // 100 + 1024:
             refuse(path, f"tensor {name} has a packed chunk of {info.size:,} bytes for {chunk_bytes:,}.")
         mask, packed = dataset.id.read_direct_chunk(info.chunk_offset)
