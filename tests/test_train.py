@@ -22,7 +22,7 @@ QUICK = [
     "--weights", "random", "--image-size", "32", "--epochs", "6", "--engine", "xla",
     "--lr", "0.01", "--features", "all", "--weight-decay", "0.01",
 ]  # fmt: skip
-BLOCK5 = ("--unfreeze", "block5", "--features", "block5")
+BLOCK5 = ("--unfreeze", "block5", "--features", "block5", "--lr", "0.001")
 LEFT = {
     "config.yaml", "metrics.csv", "checkpoints", "model", "report.json", "curves.png", "confusion_matrix.png",
     "confusion_matrix_normalized.png", "mistakes.png", "split.csv", "bad_files.csv",
@@ -198,9 +198,9 @@ def test_a_loss_that_explodes_stops_with_advice(workplace, finished):
     ("--model", "vgg19", "--head", "mlp", "--dropout", "0.2"),
     ("--cache", "none", "--features", "block5"),
     ("--features", "auto", "--head", "logreg"),
-    (*BLOCK5, "--cache", "none", "--epochs", "2"),
-    (*BLOCK5, "--head", "notebook", "--lr", "0.001", "--epochs", "2"),
-    (*BLOCK5, "--precision", "bfloat16", "--head", "mlp", "--epochs", "2"),
+    (*BLOCK5, "--cache", "none"),
+    (*BLOCK5, "--head", "notebook", "--epochs", "2"),
+    (*BLOCK5, "--precision", "bfloat16", "--epochs", "4"),
     ("--unfreeze", "all", "--epochs", "2"),
     ("--head", "notebook", "--lr", "0.001"),
     ("--precision", "bfloat16", "--epochs", "2"),
