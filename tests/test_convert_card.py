@@ -66,7 +66,7 @@ def trained(matrix, classes=("ant", "bee", "cat"), data="/home/jo/insects", **se
     labels = np.repeat(np.arange(len(classes)), np.sum(matrix, 1))
     called = np.concatenate([np.repeat(np.arange(len(classes)), row) for row in matrix])
     metrics = evaluate(3.0 * np.eye(len(classes))[called], labels, tuple(classes), 1.7)
-    choice = Choice("all", 1e-3, 1e-2)
+    choice = Choice("block5", 1e-3, 1e-2)
     record = {"data": data, "weights": "ImageNet, Keras's file", "random_weights": False, "best_epoch": 3}
     record |= {"settings": runs.settings(TrainConfig(data, **settings).resolved().chosen(choice))}
     ours = make()
@@ -195,7 +195,8 @@ def test_limits_come_from_the_test():
 @pytest.mark.parametrize(("settings", "says"), [
     ({}, ["frozen", "AdamW, learning rate 0.001 at its peak, weight decay 0.01, batches of 32", "mirror image"]),
     ({"head": "logreg"}, ["L-BFGS, L2 regularisation 0.01"]),
-    ({"unfreeze": "block5"}, ["block 5 trained with the head", "a new one in every epoch, up to: rotation"]),
+    ({"unfreeze": "block5"}, ["block 5 trained with the head", "1 of each picture, up to"]),
+    ({"unfreeze": "all"}, ["backbone | trained with the head", "a new one in every epoch, up to: rotation"]),
     ({"views": 1}, ["| random views | none |"]),
 ])  # fmt: skip
 def test_training_settings_in_words(settings, says):
