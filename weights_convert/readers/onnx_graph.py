@@ -93,7 +93,6 @@ class Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(i)
         self.order: dict[str, int] = {}
-        self.inputs = {entry.name for entry in graph.input} - self.constants.keys()
         self.layers = [input_layer(graph, self.constants)]
 
     def _constants(self, graph: onnx.GraphProto) -> dict[str, TensorProto]:
