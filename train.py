@@ -173,6 +173,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
             "chosen": dataclasses.asdict(choice),
             "best_epoch": best_epoch,
             "temperature": temperature,
+            "train": evaluate.supports(train_labels, dataset.classes),
         }
         trained = {**record, "settings": runs.settings(config), "test": results["test"], "val": results["val"]}
         bundle.save(
@@ -234,9 +235,9 @@ def fit(
                 "images_per_second": totals["count"] / seconds,
                 "seconds": seconds,
             }
-            if not math.isfinite(row["train_loss"]):
+            if not math.isfinite(loss := row["train_loss"] + row["val_loss"]):
                 raise UserError(
-                    f"the loss is {row['train_loss']} in epoch {epoch + 1}: try an --lr below {float(state['lr']):g}. "
+                    f"the loss is {loss} in epoch {epoch + 1}: try an --lr below {float(state['lr']):g}. "
                     f"The best checkpoint so far (epoch {checkpoints.best or 'none'}) is safe in {run.folder}."
                 )
             log.append(row)

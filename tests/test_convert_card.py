@@ -23,7 +23,7 @@ from test_convert_files import KERAS_NOISE
 
 from vgg_flax import bundle, runs
 from vgg_flax.config import Choice, TrainConfig, UserError, parse
-from vgg_flax.evaluate import evaluate
+from vgg_flax.evaluate import evaluate, supports
 from vgg_flax.predict import Predictor
 from weights_convert import writers
 from weights_convert.__main__ import main
@@ -74,7 +74,8 @@ def trained(matrix, classes=("ant", "bee", "cat"), data="/home/jo/insects", **se
     last = ours.params["head"]["predictions"]
     wide = {"kernel": np.ones((last["kernel"].shape[0], len(classes)), "f4"), "bias": np.zeros(len(classes), "f4")}
     network = {**ours.params, "head": {**ours.params["head"], "predictions": wide}}
-    spec, training = dataclasses.replace(ours.spec, head=head), {**record, "test": metrics, "val": metrics}
+    record |= {"train": supports(labels, tuple(classes)), "test": metrics, "val": metrics}
+    spec, training = dataclasses.replace(ours.spec, head=head), record
     return dataclasses.replace(ours, spec=spec, classes=tuple(classes), params=network, training=training)
 
 
@@ -130,7 +131,9 @@ def test_the_card_has_the_figures_of_the_run(run, exported):
     ]
     _, counts, _, results, _, confusion, _ = tables(text)
     assert confusion == [["", "blue", "green", "red"], *matrix]
-    assert counts[-1] == ["all", str(report["val"]["count"]), str(test["count"])]
+    train = 72 - report["val"]["count"] - test["count"]
+    assert counts[-1] == ["all", str(train), str(report["val"]["count"]), str(test["count"])]
+    assert sum(int(row[1]) for row in counts[1:-1]) == train
     assert [row[1:] for row in results if row[0] == "log loss, nats"] == [
         [f"{report[split]['loss']:.4f}" for split in ("test", "val")]
     ]

@@ -7,7 +7,7 @@ from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
 
 from vgg_flax.config import UserError
 from vgg_flax.model import BackboneSpec
-from weights_convert import convert, guess, readers, whole
+from weights_convert import convert, guess, optimiser, readers, whole
 from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
 FIXED = [name for name in RECIPES if not name.endswith(FEATUREWISE)]
@@ -204,12 +204,8 @@ def coloured(count, seed=0):
     return np.stack(photos), np.asarray(labels)
 
 
-@pytest.mark.parametrize("name", ["rgb-unit", "bgr-unit", "bgr-symmetric", "bgr-caffe", "rgb-torch", "bgr-featurewise"])
-def test_a_trained_model_tells_its_recipe(tmp_path, name):
-    """Really trained by Keras: the recipe is first, or named among those within chance of the first."""
-    photos, labels = coloured(64)
-    measured = tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))
-    how = recipe(name, 64, measured=measured)
+def trained(how, photos, labels, method, keep=True):
+    """A model whose head Keras has really trained on photos prepared by a recipe; its optimiser's state is kept."""
     inputs = (photos - np.asarray(how.preprocessing.mean, "f4")) / np.asarray(how.preprocessing.std, "f4")
     inputs = inputs[..., ::-1] if how.bgr else inputs
     keras.utils.set_random_seed(0)
@@ -223,18 +219,71 @@ def test_a_trained_model_tells_its_recipe(tmp_path, name):
     top = keras.Sequential([keras.Input(features.shape[1:]), *head])
     # From the logits: on JAX a saturated softmax has no gradient, and large inputs saturate it at once.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    top.compile(keras.optimizers.Adam(1e-3), loss)
+    top.compile(method, loss)
     top.fit(features, labels, batch_size=16, epochs=20, verbose=0)
-    keras.Sequential([keras.Input((64, 64, 3)), backbone, *head]).save(tmp_path / "m.keras")
-    with readers.open_source(tmp_path / "m.keras") as source:
+    model = keras.Sequential([keras.Input((64, 64, 3)), backbone, *head])
+    if keep:
+        model.compile(top.optimizer, loss)
+    return model
+
+
+def scored(path, photos, labels):
+    measured = tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))
+    with readers.open_source(path) as source:
         plan = convert.plan(source, WIDE)
         arrays, found = whole.read(source, plan)
+        moments = optimiser.second_moments(source, found.reads)
     recipes = [recipe(one, 64, measured=measured) for one in RECIPES]
-    scores = guess.score(
-        lambda one: whole.make_bundle(plan, arrays, found, ("a", "b"), one, {}), recipes, photos, labels
+    return guess.score(
+        lambda one: whole.make_bundle(plan, arrays, found, ("a", "b"), one, {}), recipes, photos, labels, moments
     )
+
+
+TOLD = ["rgb-unit", "bgr-unit", "bgr-symmetric", "bgr-caffe", "rgb-torch", "bgr-featurewise"]
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_trained_model_tells_its_recipe(tmp_path, name):
+    """The recipe is first, or named among those within chance of the first."""
+    photos, labels = coloured(64)
+    how = recipe(name, 64, measured=(tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))))
+    trained(how, photos, labels, "adam", keep=False).save(tmp_path / "m.keras")
+    scores = scored(tmp_path / "m.keras", photos, labels)
     named = [score.recipe.name for score in scores if score.tied]
     assert name in named, [(s.recipe.name, s.accuracy, s.loss, s.tied) for s in scores]
+    assert scores[0].agreement is None
+
+
+@pytest.mark.parametrize("method", ["adam", "rmsprop"])
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+@pytest.mark.parametrize("name", TOLD)
+def test_the_optimisers_state_tells_the_recipe(tmp_path, name, suffix, method):
+    """By the second moments that the file has, it is first, not one of several."""
+    photos, labels = coloured(64)
+    how = recipe(name, 64, measured=(tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))))
+    trained(how, photos, labels, method).save(tmp_path / f"m.{suffix}")
+    scores = scored(tmp_path / f"m.{suffix}", *coloured(64, seed=1))
+    assert scores[0].recipe.name == name, [(s.recipe.name, s.agreement, s.tied) for s in scores]
+
+
+def test_an_optimiser_without_second_moments_says_nothing(tmp_path):
+    photos, labels = coloured(32)
+    trained(recipe("rgb-unit", 64), photos, labels, keras.optimizers.SGD(1e-3, 0.9)).save(tmp_path / "m.h5")
+    with readers.open_source(tmp_path / "m.h5") as source:
+        assert [tensor.shape for tensor in source.optimiser] == [(256, 64), (64, 2)]  # momenta
+        assert optimiser.second_moments(source, (256, 64)) is None
+
+
+def test_a_normalised_head_does_not_read_the_features_as_they_are(tmp_path):
+    """What an optimiser says of its first kernel is then not about the features."""
+    for head, reads in (
+        ([layers.Flatten(), layers.Dense(3, "relu"), layers.Dense(2)], (4 * 6, 3)),
+        ([layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Dense(1, "sigmoid")], (6, 1)),
+        ([layers.Flatten(), layers.BatchNormalization(), layers.Dense(3, "relu"), layers.Dense(2)], None),
+    ):
+        nested(*head).save(tmp_path / "m.keras")
+        with readers.open_source(tmp_path / "m.keras") as source:
+            assert whole.read(source, convert.plan(source, SMALL16))[1].reads == reads
 
 
 def test_an_untrained_model_tells_nothing(tmp_path):

@@ -37,6 +37,11 @@ def test_a_class_that_never_occurs_is_no_division_by_zero():
     assert result["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
 
 
+def test_a_loss_that_is_no_number_stays_one():
+    assert np.isnan(cross_entropy(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 1])))
+    assert cross_entropy(np.array([[1e3, 0.0]]), np.array([0])) == 0.0
+
+
 def test_temperature_cools_an_overconfident_model():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 2000)

@@ -45,10 +45,16 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], t
     }
 
 
+def supports(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    """How many pictures there are, as in `evaluate`: for a split that nothing is measured on."""
+    counts = np.bincount(labels, minlength=len(classes))
+    return {"count": len(labels), "per_class": {name: {"support": int(counts[i])} for i, name in enumerate(classes)}}
+
+
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood, in nats. logits `[n, classes]`, labels int `[n]`."""
     likelihood = log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
-    return max(0.0, -float(likelihood.mean()))
+    return float(np.maximum(0.0, -likelihood.mean()))  # not max(), which would turn NaN into 0
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -1,9 +1,10 @@
-"""Which recipe a fine-tuned model was trained with, told by labelled photos.
+"""Which recipe a fine-tuned model was trained with.
 
-The evidence is the negative log likelihood of the labels, compared photo by photo: accuracy throws away how sure the
-model is. The logits of each recipe are first divided by the temperature that suits them best: a model that is too sure
-of itself would else look better under any recipe that flattens its answers. A head on a frozen backbone can work as
-well or better under ImageNet's own recipe than under the one of its training, so what is within chance is named.
+Where the file has its optimiser's state, that tells: see `optimiser`. Else labelled photos do: the evidence is the
+negative log likelihood of the labels, compared photo by photo: accuracy throws away how sure the model is. The logits
+of each recipe are first divided by the temperature that suits them best: a model that is too sure of itself would else
+look better under any recipe that flattens its answers. A head on a frozen backbone can work as well or better under
+ImageNet's own recipe than under the one of its training, so what is within chance is named.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vgg_flax.config import UserError
+from weights_convert import optimiser
 from weights_convert.recipes import Recipe, Triple
 
 if TYPE_CHECKING:
@@ -34,18 +36,26 @@ class Score:
     Attributes:
       loss: negative log likelihood of the labels, a photo, at the best temperature.
       photos: how many were looked at; a recipe that is out of the race after the first ones is not tried on more.
-      tied: within two standard errors of the best one, photo by photo.
+      agreement: of its features with the optimiser's state, -1 to 1, or None where that says nothing.
+      works: the model is better than chance.
+      tied: the best one, or no worse than chance makes it.
     """
 
     recipe: Recipe
     accuracy: float
     loss: float
     photos: int
+    agreement: float | None
+    works: bool
     tied: bool
 
 
 def score(
-    build: Callable[[Recipe], Bundle], recipes: list[Recipe], images: np.ndarray, labels: np.ndarray
+    build: Callable[[Recipe], Bundle],
+    recipes: list[Recipe],
+    images: np.ndarray,
+    labels: np.ndarray,
+    moments: np.ndarray | None = None,
 ) -> list[Score]:
     """Every recipe on labelled photos, the likeliest first.
 
@@ -53,29 +63,40 @@ def score(
       build: the whole model for one recipe.
       images: uint8 RGB [n, size, size, 3].
       labels: [n], indices of the model's classes.
+      moments: of `optimiser.second_moments`.
     """
     first = min(FIRST, len(labels))
-    logits = [_logits(build(recipe), images[:first]) for recipe in recipes]
-    race = [i for i, tied in enumerate(_tied(logits, labels[:first])) if tied]
-    if len(race) > 1 and first < len(labels):
-        for i in race:
-            logits[i] = np.concatenate([logits[i], _logits(build(recipes[i]), images[first:])])
-    tied = dict(zip(race, _tied([logits[i] for i in race], labels[: len(logits[race[0]])]), strict=True))
-    scores = []
-    for i, (recipe, one) in enumerate(zip(recipes, logits, strict=True)):
-        right = one.argmax(1) == labels[: len(one)]
-        loss = losses(one, labels[: len(one)]).mean()
-        scores.append(Score(recipe, float(right.mean()), float(loss), len(one), tied.get(i, False)))
-    return sorted(scores, key=lambda one: (not one.tied, -one.photos, one.loss))
+    logits, energies = map(list, zip(*(_look(build(recipe), images[:first]) for recipe in recipes), strict=True))
+    agreements: list[float | None] = [None] * len(recipes)
+    if moments is not None:
+        channels = optimiser.by_channel(moments, energies[0].size)
+        agreements = [optimiser.agreement(channels, energy) for energy in energies]
+        tied = optimiser.within_chance(channels, energies)
+    else:
+        tied = _tied(logits, labels)
+        race = np.flatnonzero(tied)
+        if len(race) > 1 and first < len(labels):
+            for i in race:
+                logits[i] = np.concatenate([logits[i], _look(build(recipes[i]), images[first:])[0]])
+            still = _tied([logits[i] for i in race], labels)
+            tied = [i in race[still] for i in range(len(recipes))]
+    scores = [_score(*each, labels) for each in zip(recipes, logits, agreements, tied, strict=True)]
+    return sorted(scores, key=lambda one: (not one.works, not one.tied, -(one.agreement or 0), -one.photos, one.loss))
 
 
-def by_chance(best: Score, labels: np.ndarray) -> bool:
-    """A model that always names the largest class would be right as often. Source: the binomial test."""
+def _score(recipe: Recipe, logits: np.ndarray, agreement: float | None, tied: bool, labels: np.ndarray) -> Score:
+    seen = labels[: len(logits)]
+    right, loss = logits.argmax(1) == seen, losses(logits, seen).mean()
+    works = better_than_chance(right, seen)
+    return Score(recipe, float(right.mean()), float(loss), len(seen), agreement, works, tied)
+
+
+def better_than_chance(right: np.ndarray, labels: np.ndarray) -> bool:
+    """A model that always names the largest class would rarely be right as often. Source: the binomial test."""
     from scipy.stats import binomtest
 
-    share = np.bincount(labels[: best.photos]).max() / best.photos
-    right = round(best.accuracy * best.photos)
-    return bool(binomtest(right, best.photos, share, alternative="greater").pvalue > CHANCE)
+    share = np.bincount(labels).max() / len(labels)
+    return bool(binomtest(int(right.sum()), len(labels), share, alternative="greater").pvalue <= CHANCE)
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -88,7 +109,7 @@ def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _tied(logits: list[np.ndarray], labels: np.ndarray) -> list[bool]:
-    each = [losses(one, labels) for one in logits]
+    each = [losses(one, labels[: len(one)]) for one in logits]
     best = min(each, key=lambda one: one.mean())
     return [within_chance(one - best) for one in each]
 
@@ -98,8 +119,8 @@ def within_chance(difference: np.ndarray) -> bool:
     return bool(difference.mean() <= 2 * difference.std() / len(difference) ** 0.5)
 
 
-def _logits(bundle: Bundle, images: np.ndarray) -> np.ndarray:
-    """uint8 RGB [n, size, size, 3] -> float32 [n, classes]."""
+def _look(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 RGB [n, size, size, 3] -> (logits, float32 [n, classes]; the channels' mean squares, [channels])."""
     import jax
 
     from vgg_flax.features import Extractor
@@ -107,9 +128,13 @@ def _logits(bundle: Bundle, images: np.ndarray) -> np.ndarray:
 
     extract = Extractor(bundle.spec, bundle.params["backbone"], bundle.preprocessing, "auto")
     classify = jax.jit(lambda params, rows: bind_head(bundle.spec, params)(rows))
-    params = jax.device_put(bundle.params["head"])
-    parts = [classify(params, extract(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    params, channels = jax.device_put(bundle.params["head"]), bundle.spec.backbone.blocks[4][-1]
+    logits, energy = [], np.zeros(channels)
+    for i in range(0, len(images), BATCH):
+        rows = extract(images[i : i + BATCH])
+        logits.append(np.asarray(classify(params, rows)))
+        energy += optimiser.by_channel(np.square(rows, dtype=np.float64), channels) / len(images)
+    return np.concatenate(logits), energy
 
 
 def sample(data: Path, classes: tuple[str, ...], image_size: int, most: int = PHOTOS) -> tuple[np.ndarray, np.ndarray]:

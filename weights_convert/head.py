@@ -42,6 +42,7 @@ class Head:
       scale, offset: of Rescaling and Normalization layers before the first convolution, whose input is
         x * scale + offset; one number a channel, in the model's own colour order.
       standardize: (mean, standard deviation) of a Normalization of the features, float32 [n], or None.
+      reads: shape in the file of the first dense kernel, if it reads the features as they are.
     """
 
     features: str
@@ -52,6 +53,7 @@ class Head:
     scale: Exact
     offset: Exact
     standardize: tuple[np.ndarray, np.ndarray] | None = None
+    reads: tuple[int, int] | None = None
 
 
 def read_head(source: Source) -> Head:
@@ -173,6 +175,7 @@ class _Builder:
         self.scale: np.ndarray | None = None
         self.shift: np.ndarray | None = None
         self.standardize: tuple[np.ndarray, np.ndarray] | None = None
+        self.reads: tuple[int, int] | None = None
 
     def add(self, layer: Layer) -> None:
         """Take one layer."""
@@ -217,6 +220,8 @@ class _Builder:
             refuse(self.source.path, f"layer {printable(layer.name)} has the shapes {kernel.shape} and {bias.shape}.")
         if self.dense and kernel.shape[0] != self.dense[-1][1].size:
             refuse(self.source.path, f"layer {printable(layer.name)} reads {kernel.shape[0]} features.")
+        if not self.dense and self.scale is None and self.standardize is None:
+            self.reads = kernel.shape
         if self.standardize and not self.dense:
             if self.standardize[0].size not in (1, len(kernel)) or self.standardize[1].size not in (1, len(kernel)):
                 refuse(self.source.path, f"the Normalization before {printable(layer.name)} has not its features.")
@@ -314,4 +319,4 @@ class _Builder:
         params = {name: {"kernel": k, "bias": b} for name, (k, b) in zip(names, self.dense, strict=True)}
         hidden = tuple(b.size for _, b in self.dense[:-1])
         classes = self.dense[-1][1].size
-        return Head(self.features, hidden, classes, params, image_size, scale, offset, self.standardize)
+        return Head(self.features, hidden, classes, params, image_size, scale, offset, self.standardize, self.reads)

@@ -47,16 +47,20 @@ def plan(found: Plan, whole: bool = False) -> None:
 def scores(found: list[Score]) -> None:
     """Print how every recipe does on labelled photos, best first."""
     table = Table(title="Which preparation fits the labelled photos?", title_justify="left")
-    numbers = ("photos", "accuracy", "loss")
-    for column in ("recipe", "pixels become", *numbers):
+    numbers = ("photos", "accuracy", "loss", "optimiser")
+    for column in ("recipe", "pixels become", *(numbers if found[0].agreement is not None else numbers[:-1])):
         table.add_column(column, justify="right" if column in numbers else "left")
     for i, score in enumerate(found):
         order, scaling = score.recipe.name.split("-")
         meaning = f"{order.upper()}, {MEANINGS[scaling]}"
         style = "bold green" if i == 0 else None if score.tied else "dim"
         figures = [str(score.photos), f"{score.accuracy:.3f}", f"{score.loss:.3f}"]
+        if score.agreement is not None:
+            figures.append(f"{score.agreement:.3f}")
         table.add_row(score.recipe.name, meaning, *figures, style=style)
     Console().print(table)
+    if found[0].agreement is not None:
+        line("optimiser: how well each feature's strength goes with that in training, by the file's optimiser state.")
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
         names = ", ".join(tied)
         line(f"warning: within chance of the first: {names}. If you know how it was, say so with --preprocess.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vgg_flax.config import UserError
 from vgg_flax.params import Params
-from weights_convert import guess
+from weights_convert import guess, optimiser
 from weights_convert.convert import Plan
 from weights_convert.head import Head, read_head
 from weights_convert.readers.base import Source
@@ -51,18 +51,21 @@ def import_model(source: Source, plan: Plan, folder: Path, settings: Settings, *
         images, labels = guess.sample(settings.data, classes, size)
         measured = guess.statistics(settings.data, size)
         recipes = [recipe(name, size, head.scale, head.offset, measured) for name in RECIPES]
-        scores = guess.score(lambda how: make_bundle(plan, backbone, head, classes, how, {}), recipes, images, labels)
+        moments = optimiser.second_moments(source, head.reads) if head.reads else None
+        scores = guess.score(
+            lambda how: make_bundle(plan, backbone, head, classes, how, {}), recipes, images, labels, moments
+        )
         show.scores(scores)
-        if all(guess.by_chance(score, labels) for score in scores):
+        if not scores[0].works:
             raise UserError(
                 f"{source.path}: under no recipe is the model better than chance on {scores[0].photos} photos of "
                 f"{settings.data}, so none can be told. Say with --preprocess how its pictures were prepared; if its "
                 f"outputs come in another order than {', '.join(classes[:3])}, give --classes, too."
             )
-        tied = sum(score.tied for score in scores) - 1
-        photos = scores[0].photos
-        chosen = f"best of {len(scores)} on {photos} photos of {settings.data}, {tied} others within chance of it"
-        how = scores[0].recipe
+        best, *others = scores
+        how, tied = best.recipe, sum(score.tied for score in others)
+        by = f"{best.photos} photos of {settings.data}" + (" and the optimiser's state" if best.agreement else "")
+        chosen = f"best of {len(scores)} by {by}, {tied} others within chance of it"
     else:
         names = ", ".join(RECIPES)
         raise UserError(

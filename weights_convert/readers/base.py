@@ -63,6 +63,7 @@ class Source:
       tensors: every array, in the file's own order.
       left_out: (name, reason) of arrays that belong to no model, such as an optimiser's state.
       config: the architecture in Keras's terms, or what else the file says of itself; plain data.
+      optimiser: the matrices among an optimiser's state.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Source:
     tensors: tuple[Tensor, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     config: Any = None
+    optimiser: tuple[Tensor, ...] = ()
 
     @property
     def whole(self) -> bool:

@@ -116,7 +116,7 @@ def _legacy(path: Path, file: Any, prefix: str, datasets: dict[str, h5py.Dataset
             listed.add(full)
             tensors.append(_tensor(path, full, _legacy_key(layer, weight), datasets[full]))
     spare = sorted(datasets.keys() - listed)
-    reasons = [OPTIMISER if name.startswith("optimizer_weights/") else "not listed in weight_names" for name in spare]
+    reasons = [OPTIMISER if _is_state(name) else "not listed in weight_names" for name in spare]
     return Source(
         path,
         f"Keras {_version(group, file)} HDF5, {'whole model' if prefix else 'weights'}",
@@ -124,6 +124,7 @@ def _legacy(path: Path, file: Any, prefix: str, datasets: dict[str, h5py.Dataset
         unique(path, tensors),
         tuple(zip(map(printable, spare), reasons, strict=True)),
         _json(path, file, "model_config"),
+        _state(path, datasets),
     )
 
 
@@ -135,14 +136,20 @@ def _legacy_key(layer: str, weight: str) -> str:
 
 
 def _keras3(path: Path, file: Any, datasets: dict[str, h5py.Dataset]) -> Source:
-    tensors, spare = [], []
-    for full in sorted(datasets, key=_natural):
-        if re.match(r"_?optimizer(/|$)", full):
-            spare.append((printable(full), OPTIMISER))
-            continue
-        tensors.append(_tensor(path, full, _keras3_key(file, full), datasets[full]))
+    names = sorted(datasets, key=_natural)
+    tensors = [_tensor(path, name, _keras3_key(file, name), datasets[name]) for name in names if not _is_state(name)]
+    spare = tuple((printable(name), OPTIMISER) for name in names if _is_state(name))
     dialects = ("keras", "keras-numbered")
-    return Source(path, KERAS_3, dialects, unique(path, tensors), tuple(spare))
+    return Source(path, KERAS_3, dialects, unique(path, tensors), spare, None, _state(path, datasets))
+
+
+def _is_state(full: str) -> bool:
+    return re.match(r"(optimizer_weights|_?optimizer)/", full) is not None
+
+
+def _state(path: Path, datasets: dict[str, h5py.Dataset]) -> tuple[Tensor, ...]:
+    matrices = (name for name, dataset in datasets.items() if _is_state(name) and len(dataset.shape or ()) == 2)
+    return tuple(_tensor(path, name, name, datasets[name]) for name in matrices)
 
 
 def _keras3_key(file: Any, full: str) -> str:

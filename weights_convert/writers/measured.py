@@ -26,14 +26,14 @@ def interval(split: dict[str, Any]) -> str:
 
 
 def _data(record: dict[str, Any]) -> str:
-    splits = {"validation": record["val"], "test": record["test"]}
+    splits = {"training": record["train"], "validation": record["val"], "test": record["test"]}
     names = record["test"]["per_class"]
     rows = [(name, *(split["per_class"][name]["support"] for split in splits.values())) for name in names]
     rows.append(("all", *(split["count"] for split in splits.values())))
     return (
-        f"## Training data\n\nThe data is called {quoted(record['data'])}. Kept back from training, in pictures:\n\n"
-        f"{table(('class', *splits), rows, numbers=2)}\n"
-        "All others trained the model; their number is not in its record.\n"
+        f"## Training data\n\nThe data is called {quoted(record['data'])}. In pictures:\n\n"
+        f"{table(('class', *splits), rows, numbers=3)}\n"
+        "Only the first column trained the model; validation chose among its states.\n"
     )
 
 

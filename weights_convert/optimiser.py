@@ -1,0 +1,65 @@
+"""What an optimiser's state tells of the inputs that a head was trained on.
+
+Adam and RMSprop keep a mean of each weight's squared gradient. A dense kernel's gradient is what came in times the
+error of what went out, so its row is large where that feature fired: the file remembers how strongly each feature
+fired in training, and with it how the pictures were prepared.
+
+Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, the second raw moment v.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from weights_convert.readers.base import Source, read_float32
+
+RESAMPLES = 200
+CHANCE = 0.025  # share of resamples in which a recipe must be as good as the best one to be within chance of it
+
+
+def second_moments(source: Source, shape: tuple[int, int]) -> np.ndarray | None:
+    """The second moments of a dense kernel's gradient, each row's summed.
+
+    Args:
+      shape: (inputs, outputs) of the kernel. No name is looked at: Keras has had many for these arrays, but of those
+        with this shape only second moments have no negative values.
+
+    Returns:
+      float64 [inputs], or None where the file has none, or none of a training that took place.
+    """
+    for tensor in source.optimiser:
+        if tensor.shape == shape:
+            values = read_float32(source.path, tensor)
+            if values.min() >= 0 and values.max() > 0:
+                return values.sum(1, dtype=np.float64)
+    return None
+
+
+def agreement(moments: np.ndarray, energy: np.ndarray) -> float:
+    """Spearman's rank correlation of the channels, -1 to 1: no scale and no threshold for dead ones to choose.
+
+    Args:
+      moments: [channels].
+      energy: mean squares of the channels' outputs under a recipe, [channels].
+    """
+    from scipy.stats import spearmanr
+
+    if not (np.ptp(moments) and np.ptp(energy)):
+        return -1.0
+    found: Any = spearmanr(moments, energy)
+    return float(found.statistic)
+
+
+def by_channel(rows: np.ndarray, channels: int) -> np.ndarray:
+    """[inputs] of a flattened map -> [channels]: random shifts in training blur the places."""
+    return rows.reshape(-1, channels).sum(0)
+
+
+def within_chance(moments: np.ndarray, energies: list[np.ndarray]) -> list[bool]:
+    """Which recipes are the best one, or as good in enough resamples of the channels; energies [channels] each."""
+    best = int(np.argmax([agreement(moments, energy) for energy in energies]))
+    samples = np.random.default_rng(0).integers(len(moments), size=(RESAMPLES, len(moments)))
+    found = np.array([[agreement(moments[some], energy[some]) for some in samples] for energy in energies])
+    return ((found >= found[best]).mean(1) > CHANCE).tolist()
