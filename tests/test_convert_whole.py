@@ -258,12 +258,13 @@ def test_a_trained_model_tells_its_recipe(tmp_path, name):
 @pytest.mark.parametrize("suffix", ["h5", "keras"])
 @pytest.mark.parametrize("name", TOLD)
 def test_the_optimisers_state_tells_the_recipe(tmp_path, name, suffix, method):
-    """By the second moments that the file has, it is first, not one of several."""
+    """Of twelve recipes the second moments in the file leave it and at most one that is much like it."""
     photos, labels = coloured(64)
     how = recipe(name, 64, measured=(tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))))
     trained(how, photos, labels, method).save(tmp_path / f"m.{suffix}")
     scores = scored(tmp_path / f"m.{suffix}", *coloured(64, seed=1))
-    assert scores[0].recipe.name == name, [(s.recipe.name, s.agreement, s.tied) for s in scores]
+    named = [score.recipe.name for score in scores if score.tied]
+    assert name in named and len(named) <= 2, [(s.recipe.name, s.agreement, s.tied) for s in scores]
 
 
 def test_an_optimiser_without_second_moments_says_nothing(tmp_path):

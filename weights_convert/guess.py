@@ -1,16 +1,17 @@
 """Which recipe a fine-tuned model was trained with.
 
-Where the file has its optimiser's state, that tells: see `optimiser`. Else labelled photos do: the evidence is the
-negative log likelihood of the labels, compared photo by photo: accuracy throws away how sure the model is. The logits
-of each recipe are first divided by the temperature that suits them best: a model that is too sure of itself would else
-look better under any recipe that flattens its answers. A head on a frozen backbone can work as well or better under
-ImageNet's own recipe than under the one of its training, so what is within chance is named.
+Where the file has its optimiser's state, that leaves a few, see `optimiser`. Between those, or all, labelled photos
+decide: the evidence is the negative log likelihood of the labels, compared photo by photo: accuracy throws away how
+sure the model is. The logits of each recipe are first divided by the temperature that suits them best: a model that is
+too sure of itself would else look better under any recipe that flattens its answers. A head on a frozen backbone can
+work as well or better under ImageNet's own recipe than under the one of its training, so what is within chance is
+named.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Score:
       photos: how many were looked at; a recipe that is out of the race after the first ones is not tried on more.
       agreement: of its features with the optimiser's state, -1 to 1, or None where that says nothing.
       works: the model is better than chance.
-      tied: the best one, or no worse than chance makes it.
+      tied: the best one, or no worse than chance makes it: within two standard errors, photo by photo.
     """
 
     recipe: Recipe
@@ -67,21 +68,25 @@ def score(
     """
     first = min(FIRST, len(labels))
     logits, energies = map(list, zip(*(_look(build(recipe), images[:first]) for recipe in recipes), strict=True))
-    agreements: list[float | None] = [None] * len(recipes)
+    agreements: Sequence[float | None] = [None] * len(recipes)
+    race = np.arange(len(recipes))
     if moments is not None:
         channels = optimiser.by_channel(moments, energies[0].size)
-        agreements = [optimiser.agreement(channels, energy) for energy in energies]
-        tied = optimiser.within_chance(channels, energies)
-    else:
-        tied = _tied(logits, labels)
-        race = np.flatnonzero(tied)
-        if len(race) > 1 and first < len(labels):
-            for i in race:
-                logits[i] = np.concatenate([logits[i], _look(build(recipes[i]), images[first:])[0]])
-            still = _tied([logits[i] for i in race], labels)
-            tied = [i in race[still] for i in range(len(recipes))]
-    scores = [_score(*each, labels) for each in zip(recipes, logits, agreements, tied, strict=True)]
-    return sorted(scores, key=lambda one: (not one.works, not one.tied, -(one.agreement or 0), -one.photos, one.loss))
+        agreements = found = [optimiser.agreement(channels, energy) for energy in energies]
+        race = optimiser.near(found)
+    race = race[_tied([logits[i] for i in race], labels)]
+    if len(race) > 1 and first < len(labels):
+        for i in race:
+            logits[i] = np.concatenate([logits[i], _look(build(recipes[i]), images[first:])[0]])
+        race = race[_tied([logits[i] for i in race], labels)]
+    scores = [_score(*each, i in race, labels) for i, each in enumerate(zip(recipes, logits, agreements, strict=True))]
+    return sorted(scores, key=_standing)
+
+
+def _standing(score: Score) -> tuple[float, ...]:
+    """The least is the likeliest; of the tied, which saw the same photos, the one of the least loss."""
+    fits = 0.0 if score.tied else -(score.agreement or 0.0)
+    return (not score.works, not score.tied, fits, -score.photos, score.loss)
 
 
 def _score(recipe: Recipe, logits: np.ndarray, agreement: float | None, tied: bool, labels: np.ndarray) -> Score:
