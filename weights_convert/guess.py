@@ -68,12 +68,13 @@ def score(
     """
     first = min(FIRST, len(labels))
     logits, energies = map(list, zip(*(_look(build(recipe), images[:first]) for recipe in recipes), strict=True))
+    working = [better_than_chance(one.argmax(1) == labels[:first], labels[:first]) for one in logits]
+    race = np.flatnonzero(working) if any(working) else np.arange(len(recipes))
     agreements: Sequence[float | None] = [None] * len(recipes)
-    race = np.arange(len(recipes))
     if moments is not None:
         channels = optimiser.by_channel(moments, energies[0].size)
         agreements = found = [optimiser.agreement(channels, energy) for energy in energies]
-        race = optimiser.near(found)
+        race = race[optimiser.near([found[i] for i in race])]
     race = race[_tied([logits[i] for i in race], labels)]
     if len(race) > 1 and first < len(labels):
         for i in race:
