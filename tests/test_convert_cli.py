@@ -68,6 +68,14 @@ def test_the_package_and_its_help_load_no_heavy_library():
     assert done.stdout.strip() == "[]"
 
 
+def test_an_import_does_without_jax(official, tmp_path):
+    """Weights are copied from file to file: a second of loading libraries would be a quarter of its time."""
+    code = "import sys; from weights_convert.__main__ import main; main(sys.argv[1:]); print('jax' in sys.modules)"
+    for command in (("inspect", official), ("import", official, tmp_path / "w")):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_inspect_shows_both_sides(official):
     code, out, _ = run("inspect", official)
     assert code == 0

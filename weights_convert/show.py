@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from weights_convert.convert import HEAD, Plan
-from weights_convert.foreign import TOLERANCE as LIMIT
-from weights_convert.foreign import Stage
-from weights_convert.guess import Score
 from weights_convert.recipes import MEANINGS
-from weights_convert.verify import Verdict
+
+if TYPE_CHECKING:  # these import JAX, which `inspect` and most imports do without
+    from weights_convert.foreign import Stage
+    from weights_convert.guess import Score
+    from weights_convert.verify import Verdict
 
 
 def plan(found: Plan, whole: bool = False) -> None:
@@ -81,6 +83,8 @@ def verdict(found: Verdict) -> None:
 
 def stages(file: Path, runtime: str, found: list[Stage]) -> None:
     """Print how far another runtime and ours are apart, stage by stage, and whose fault it is."""
+    from weights_convert.foreign import TOLERANCE
+
     table = Table(title=escape(f"{file.name}: {runtime} against ours"), title_justify="left")
     for column in ("stage", "kind", "difference", ""):
         table.add_column(column, justify="right" if column == "difference" else "left")
@@ -91,7 +95,7 @@ def stages(file: Path, runtime: str, found: list[Stage]) -> None:
     for kind in ("modelling", "preprocessing"):
         parts = [stage.difference for stage in found if stage.kind == kind]
         if parts:
-            line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {LIMIT:.0e}).")
+            line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {TOLERANCE:.0e}).")
         else:
             line(f"{kind} difference: not compared, a whole model's file does not say how pictures were prepared.")
 
