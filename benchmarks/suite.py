@@ -42,7 +42,8 @@ Written by `make bench` (`python -m benchmarks.suite`); figures below its target
 process of its own in an environment of its own; in each round all of them run once, in random order, one awake at a
 time, each on both cores unless it says otherwise. "Times as fast" is the median of the rounds' ratios with its 95 %
 bootstrap interval: what slows a whole round cancels out. A fixed matrix product, the canary, runs before each timing.
-All contenders compute in float32, on the same weights and pictures, and their outputs agree.
+All contenders compute in float32, on the same weights and pictures, and their outputs agree. A target is met or missed
+when the whole interval is on that side of it, and undecided when it lies inside.
 """
 Row = tuple[str, str, str, str, str]
 
@@ -91,7 +92,7 @@ def cpu_time(result: dict[str, Any] | None) -> dict[str, Any] | None:
     if result is None:
         return None
     contenders = {name: one | {"seconds": one["cpu_seconds"]} for name, one in result["contenders"].items()}
-    return result | {"contenders": contenders, "disturbed": 0}
+    return result | {"contenders": contenders}
 
 
 def speed_row(
@@ -102,22 +103,27 @@ def speed_row(
     aim: float,
     ours: str = forward.OURS,
 ) -> Row:
-    """Ours against the fastest of `theirs`; undecided where the machine was disturbed in most rounds."""
+    """Ours against the fastest of `theirs`."""
     found = tables.ratio(result, ours, theirs) if result else None
     if result is None or found is None:
         return row(what, theirs[0], None, least, aim)
     name, ratio = found
     against = name if len(theirs) == 1 else f"{name}, the best of the others"
-    told = row(what, against, ratio.median, least, aim, str(ratio))
-    busy = 2 * result["disturbed"] > result["rounds"]
-    return (*told[:4], "undecided: the machine was busy") if busy else told
+    return (what, against, f"{least:g} / {aim:g}", str(ratio), verdict(ratio.low, ratio.high, least, aim))
 
 
-def row(what: str, against: str, ratio: float | None, least: float, aim: float, text: str = "") -> Row:
+def verdict(low: float, high: float, least: float, aim: float) -> str:
+    """By the whole 95 % interval: a bound inside it is neither met nor missed."""
+    if high < least:
+        return "**missed**"
+    return "aim met" if low >= aim else "met" if low >= least else "undecided"
+
+
+def row(what: str, against: str, ratio: float | None, least: float, aim: float) -> Row:
+    """Of a ratio that was measured once."""
     if ratio is None:
         return (what, against, f"{least:g} / {aim:g}", "not measured", "")
-    verdict = "aim met" if ratio >= aim else "met" if ratio >= least else "**missed**"
-    return (what, against, f"{least:g} / {aim:g}", text or f"{ratio:.1f}", verdict)
+    return (what, against, f"{least:g} / {aim:g}", f"{ratio:.1f}", verdict(ratio, ratio, least, aim))
 
 
 def grid_row(found: dict[str, Any]) -> Row:
@@ -127,8 +133,7 @@ def grid_row(found: dict[str, Any]) -> Row:
         one = result["contenders"].get(head.OURS)
         if grid and one:
             ratio = stats.times_faster(one["seconds"], grid["seconds"])
-            verdict = "aim met" if ratio.median <= 2 else "met" if ratio.median <= 3 else "**missed**"
-            return (what, against, bound, str(ratio), verdict)
+            return (what, against, bound, str(ratio), verdict(-ratio.high, -ratio.low, -3, -2))
     return (what, against, bound, "not measured", "")
 
 

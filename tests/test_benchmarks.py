@@ -211,3 +211,10 @@ def test_an_import_is_held_against_its_targets():
 
 def test_every_part_of_the_suite_has_its_place_on_the_page():
     assert suite.PARTS.keys() == suite.TITLES.keys() and not suite.ALONE - suite.PARTS.keys()
+
+
+def test_a_target_inside_the_interval_is_undecided():
+    assert suite.verdict(1.51, 1.6, 1.5, 1.8) == "met"
+    assert suite.verdict(1.81, 2.0, 1.5, 1.8) == "aim met"
+    assert suite.verdict(1.4, 1.6, 1.5, 1.8) == "undecided"
+    assert suite.verdict(1.3, 1.49, 1.5, 1.8) == "**missed**"
