@@ -29,7 +29,7 @@ from weights_convert import writers
 from weights_convert.__main__ import main
 from weights_convert.writers import card
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 REPOSITORY = Path(__file__).parents[1]
 FILES = {"README.md", "model.json", "model.safetensors"}
 SECTIONS = [

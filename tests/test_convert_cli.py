@@ -146,7 +146,7 @@ def test_a_dialect_that_does_not_fit_is_one_line(small, tmp_path, mistake):
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.filterwarnings(KERAS_NOISE)
+@pytest.mark.filterwarnings(*KERAS_NOISE)
 def test_verify_shows_the_stage_that_differs_and_exits_with_1(small, tmp_path, monkeypatch, capsys):
     """Between our reader and Keras, one kernel in the file changes."""
     path = write_keras_h5(tmp_path / "w.h5", random_backbone(SMALL16))

@@ -18,7 +18,7 @@ from vgg_flax.preprocess import Preprocessing
 from weights_convert import rounding, verify, writers
 from weights_convert.__main__ import main
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 HEADS = {
     "all": HeadSpec(3),
     "block4": HeadSpec(3, "block4", (5,)),

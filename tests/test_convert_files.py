@@ -12,7 +12,10 @@ import numpy as np
 from vgg_flax.model import BackboneSpec
 
 # Keras 3.15's variables lack the `copy` keyword that NumPy 2 asks __array__ for.
-KERAS_NOISE = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+KERAS_NOISE = (
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    "ignore:Explicitly requested dtype int64:UserWarning",  # its seeds, from jax 0.12 on
+)
 SMALL16 = BackboneSpec("vgg16", ((4, 4), (4, 4), (5, 5, 5), (6, 6, 6), (6, 6, 6)))
 SMALL19 = BackboneSpec("vgg19", ((4, 4), (4, 4), (5,) * 4, (6,) * 4, (6,) * 4))
 SPECS = {"vgg16": SMALL16, "vgg19": SMALL19}

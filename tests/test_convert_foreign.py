@@ -20,7 +20,7 @@ from test_convert_onnx import vgg_graph
 from vgg_flax.config import UserError
 from weights_convert import convert, foreign, runtimes
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 BLOCKS = [f"block{i}" for i in range(1, 6)]
 
 

@@ -285,7 +285,7 @@ def test_damaged_tensorflow_js_folders(tmp_path):
         load(folder)
 
 
-@pytest.mark.filterwarnings(KERAS_NOISE)
+@pytest.mark.filterwarnings(*KERAS_NOISE)
 def test_keras_archive(tmp_path):
     import keras
 

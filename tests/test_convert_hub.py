@@ -15,7 +15,7 @@ from vgg_flax.config import UserError
 from weights_convert import verify, writers
 from weights_convert.__main__ import main
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 REPOSITORY = Path(__file__).parents[1]
 
 

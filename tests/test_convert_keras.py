@@ -18,7 +18,7 @@ from test_convert_files import (
 import weights_convert
 from vgg_flax.config import UserError
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 
 
 def load(path, spec=SMALL16, said=None):

@@ -16,7 +16,7 @@ from vgg_flax.preprocess import Preprocessing
 from weights_convert import checks, rules
 from weights_convert.__main__ import main
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 TORCH, MEASURED = rules.TORCH, ((101.1, 97.3, 83.7), (61.3, 59.9, 57.1))
 
 

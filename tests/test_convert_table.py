@@ -44,7 +44,7 @@ from vgg_flax.preprocess import Preprocessing
 from weights_convert import checks, convert, readers, rules, show
 from weights_convert.__main__ import main
 
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 PAGE = Path(__file__).parents[1] / "docs" / "weights.md"
 COMMAND = "WRITE_TABLE=1 python -m pytest tests/test_convert_table.py"
 MARKERS = (f"<!-- table: {COMMAND} -->\n", "<!-- end of table -->\n")

@@ -11,7 +11,7 @@ from weights_convert import convert, guess, optimiser, readers, whole
 from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
 FIXED = [name for name in RECIPES if not name.endswith(FEATUREWISE)]
-pytestmark = pytest.mark.filterwarnings(KERAS_NOISE)
+pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 layers = keras.layers
 WIDE = BackboneSpec("vgg16", ((8,) * 2, (16,) * 2, (32,) * 3, (64,) * 3, (64,) * 3))
 
