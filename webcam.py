@@ -60,7 +60,8 @@ class WebcamConfig:
 
 def main(args: list[str] | None = None) -> None:
     settings = config.parse(WebcamConfig, args=args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: files closed, camera free
+    for number in (signal.SIGTERM, signal.SIGINT):  # both end as Ctrl-C does, also where a script runs it with `&`
+        signal.signal(number, signal.default_int_handler)
     try:
         run(settings)
     except config.UserError as error:

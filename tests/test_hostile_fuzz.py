@@ -23,8 +23,10 @@ from test_convert_onnx import vgg_graph
 
 import weights_convert
 from vgg_flax.config import UserError
+from weights_convert import optimiser, readers
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
+MOMENTS = np.arange(1, 25, dtype="f4").reshape(8, 3)  # an optimiser's, of a dense kernel
 
 
 def write_keras3(path, arrays):
@@ -34,6 +36,7 @@ def write_keras3(path, arrays):
             group.attrs["name"] = layer
             for k, array in enumerate(pair):
                 group[str(k)] = array
+        file["optimizer/vars/2"] = MOMENTS
 
 
 def write_packed(path, arrays):
@@ -46,6 +49,7 @@ def write_packed(path, arrays):
             options = {"chunks": (3, 3, 3, 4), "compression": "gzip", "shuffle": True}
             group.create_dataset("kernel:0", data=kernel, **options)
             group["bias:0"] = bias
+        file.create_dataset("optimizer_weights/adam/velocity", data=MOMENTS, chunks=(4, 3), compression="gzip")
 
 
 def write_keras_archive(path, arrays):
@@ -112,9 +116,12 @@ def check(data, whole=None):
         path.write_bytes(data)
         try:
             found = load(path)
+            with readers.open_source(path) as source:
+                moments = optimiser.second_moments(source, MOMENTS.shape)
         except UserError as error:
             assert "\n" not in str(error)
             return
+        assert moments is None or (moments.shape == (8,) and np.isfinite(moments).all())
         for layer, shape in conv_shapes(SMALL16):
             kernel, bias = found[layer]["kernel"], found[layer]["bias"]
             assert kernel.shape == shape and bias.shape == shape[3:]
