@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import peers, tables
 from benchmarks.driver import ROOT, WORK
-from vgg_flax.config import cache_dir
+from vgg_flax.cache import cache_dir
 
 EPOCHS = 5
 MEASURED_STEPS = 2
@@ -144,7 +144,7 @@ def attempt(results: dict[str, Any], name: str, measure: Any, *arguments: Any) -
 def make_weights() -> None:
     """ImageNet's weights, in the user's cache from here on. Raises Missing."""
     import weights_convert
-    from vgg_flax.model import VGG16
+    from vgg_flax.network.spec import VGG16
 
     try:
         weights_convert.load("imagenet", VGG16)

@@ -11,8 +11,7 @@ import pytest
 
 os.environ["KERAS_BACKEND"] = "jax"  # before any test module imports Keras
 
-from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
 
 SMALL = BackboneSpec("vgg16", ((4,) * 2, (4,) * 2, (8,) * 3, (8,) * 3, (8,) * 3))
 

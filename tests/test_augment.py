@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vgg_flax.augment import augment, view_keys, warp
-from vgg_flax.config import AugmentConfig
+from vgg_flax.network.augment import augment, view_keys, warp
+from vgg_flax.settings import AugmentSettings
 
-STILL = AugmentConfig(rotation=0, shift=0, zoom=0, flip=False, brightness=0, contrast=0)
+STILL = AugmentSettings(rotation=0, shift=0, zoom=0, flip=False, brightness=0, contrast=0)
 IDENTITY, NO_SHIFT = jnp.eye(2), jnp.zeros(2)
 
 
@@ -60,14 +60,14 @@ def test_brightness_and_contrast_stay_in_range(images):
 
 
 def test_a_view_does_not_depend_on_the_batch_it_travels_in(images):
-    config = dataclasses.replace(AugmentConfig(), flip=True)
+    config = dataclasses.replace(AugmentSettings(), flip=True)
     together = augment(images, view_keys(7, 3, jnp.arange(6)), config)
     alone = augment(images[4:5], view_keys(7, 3, jnp.arange(4, 5)), config)
     np.testing.assert_allclose(together[4], alone[0], atol=2e-3)  # of 255; batches are summed in another order
 
 
 def test_seed_view_and_picture_each_change_the_result(images):
-    config = dataclasses.replace(AugmentConfig(), flip=True)
+    config = dataclasses.replace(AugmentSettings(), flip=True)
     same = np.repeat(images[:1], 2, axis=0)
     first = augment(same, view_keys(0, 1, jnp.arange(2)), config)
     assert np.abs(first[0] - first[1]).max() > 1
@@ -77,7 +77,7 @@ def test_seed_view_and_picture_each_change_the_result(images):
 
 
 def test_no_keys_means_the_clean_picture(images):
-    clean = augment(images, None, AugmentConfig())
+    clean = augment(images, None, AugmentSettings())
     assert clean.dtype == jnp.float32
     np.testing.assert_array_equal(clean, images)
 

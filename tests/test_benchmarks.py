@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import convert, driver, networks, peers, stats, suite, tables, train_end_to_end
-from vgg_flax.model import BACKBONES, conv_layers
+from vgg_flax.network.spec import BACKBONES, conv_layers
 
 FAKE = """
 import os, sys, time

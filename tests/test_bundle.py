@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from vgg_flax import bundle, model, params
-from vgg_flax.config import UserError
-from vgg_flax.features import Extractor
-from vgg_flax.predict import Predictor, newest_run
-from vgg_flax.preprocess import Preprocessing, resize
+from vgg_flax.answers import bundle
+from vgg_flax.answers.predictor import Predictor, newest_run
+from vgg_flax.errors import UserError
+from vgg_flax.network import model, params
+from vgg_flax.network.extract import Extractor
+from vgg_flax.network.preprocess import resize
+from vgg_flax.network.spec import Preprocessing
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_newest_run_is_the_one_that_finished_last(trained, tmp_path):
 
 
 def test_both_engines_give_the_same_features(small_spec):
-    from vgg_flax import winograd
+    from vgg_flax.network import winograd
 
     backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(0)))
     images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), np.uint8)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vgg_flax import params, training
-from vgg_flax.checkpoint import Checkpoints, rank
-from vgg_flax.model import init_head
+from vgg_flax.network import params
+from vgg_flax.network.model import init_head
+from vgg_flax.training import task as training
+from vgg_flax.training.checkpoint import Checkpoints, rank
 
 
 @pytest.fixture

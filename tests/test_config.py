@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from vgg_flax.config import AugmentConfig, TrainConfig, UserError, parse
+from vgg_flax.cli import parse
+from vgg_flax.errors import UserError
+from vgg_flax.settings import AugmentSettings, TrainSettings
 
 MISTAKES = {
     "--wieghts x": "Did you mean --weights?",
@@ -26,7 +28,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("line", "message"), MISTAKES.items())
 def test_mistake_is_one_line_and_exit_code_2(line, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(TrainConfig, args=line.split())
+        parse(TrainSettings, args=line.split())
     printed = capsys.readouterr()
     assert stop.value.code == 2
     assert printed.out == ""
@@ -35,35 +37,39 @@ def test_mistake_is_one_line_and_exit_code_2(line, message, capsys):
 
 
 def test_short_names_people_know():
-    config = parse(TrainConfig, args=["-b", "7", "--imgsz", "96", "--strict", "--flip", "False", "--resume"])
+    config = parse(TrainSettings, args=["-b", "7", "--imgsz", "96", "--strict", "--flip", "False", "--resume"])
     assert (config.batch_size, config.image_size, config.strict, config.augment.flip) == (7, 96, True, False)
     assert config.resume
 
 
 def test_unset_values_depend_on_the_data_and_the_head():
-    digits = TrainConfig().resolved()
-    photos = TrainConfig(data="photos").resolved()
+    digits = TrainSettings().resolved()
+    photos = TrainSettings(data="photos").resolved()
     assert (digits.image_size, digits.augment.flip) == (64, False)  # a mirrored 3 is no digit
     assert (photos.image_size, photos.augment.flip) == (224, True)
-    rates = [TrainConfig(head=head).choices()[0].lr for head in ("linear", "notebook")]
+    rates = [TrainSettings(head=head).choices()[0].lr for head in ("linear", "notebook")]
     assert rates[0] > rates[1]
-    assert TrainConfig(image_size=96, lr=0.5, augment=AugmentConfig(flip=True)).resolved().image_size == 96
+    assert TrainSettings(image_size=96, lr=0.5, augment=AugmentSettings(flip=True)).resolved().image_size == 96
 
 
 def test_only_a_network_that_trains_whole_has_nothing_to_keep():
-    assert [TrainConfig(unfreeze=name).cache for name in ("none", "block5", "all")] == ["features", "features", "none"]
-    assert TrainConfig(unfreeze="block5", cache="none").cache == "none"
+    assert [TrainSettings(unfreeze=name).cache for name in ("none", "block5", "all")] == [
+        "features",
+        "features",
+        "none",
+    ]
+    assert TrainSettings(unfreeze="block5", cache="none").cache == "none"
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_a_head_on_a_trained_block5_reads_it(head):
-    assert [choice.features for choice in TrainConfig(head=head, unfreeze="block5").choices()] == ["block5"]
-    assert [choice.features for choice in TrainConfig(head=head, unfreeze="all").choices()] == ["all"]
+    assert [choice.features for choice in TrainSettings(head=head, unfreeze="block5").choices()] == ["block5"]
+    assert [choice.features for choice in TrainSettings(head=head, unfreeze="all").choices()] == ["all"]
 
 
 def test_settings_are_checked_in_python_too():
     with pytest.raises(UserError, match="--views is 0"):
-        TrainConfig(views=0)
+        TrainSettings(views=0)
 
 
 @pytest.mark.parametrize("program", [["train.py"], ["webcam.py"], ["-m", "weights_convert"]], ids=" ".join)

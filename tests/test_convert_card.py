@@ -21,10 +21,13 @@ from markdown_it import MarkdownIt
 from test_convert_export import make
 from test_convert_files import KERAS_NOISE
 
-from vgg_flax import bundle, runs
-from vgg_flax.config import Choice, TrainConfig, UserError, parse
-from vgg_flax.evaluate import evaluate, supports
-from vgg_flax.predict import Predictor
+from vgg_flax.answers import bundle
+from vgg_flax.answers.predictor import Predictor
+from vgg_flax.cli import parse
+from vgg_flax.errors import UserError
+from vgg_flax.insight.metrics import evaluate, supports
+from vgg_flax.settings import Choice, TrainSettings
+from vgg_flax.training import runs
 from weights_convert import writers
 from weights_convert.__main__ import main
 from weights_convert.writers import card
@@ -68,7 +71,7 @@ def trained(matrix, classes=("ant", "bee", "cat"), data="/home/jo/insects", **se
     metrics = evaluate(3.0 * np.eye(len(classes))[called], labels, tuple(classes), 1.7)
     choice = Choice("block5", 1e-3, 1e-2)
     record = {"data": data, "weights": "ImageNet, Keras's file", "random_weights": False, "best_epoch": 3}
-    record |= {"settings": runs.settings(TrainConfig(data, **settings).resolved().chosen(choice))}
+    record |= {"settings": runs.settings(TrainSettings(data, **settings).resolved().chosen(choice))}
     ours = make()
     head = dataclasses.replace(ours.spec.head, classes=len(classes))
     last = ours.params["head"]["predictions"]
@@ -159,7 +162,7 @@ def test_the_commands_on_the_card_work(tmp_path, monkeypatch, capsys):
     webcam = importlib.import_module("webcam")
     live, folder = (shlex.split(line) for line in block(text, "sh").splitlines())
     assert live[:2] == folder[:2] == ["python", "webcam.py"]
-    assert parse(webcam.WebcamConfig, args=live[2:]).model == Path("colours")
+    assert parse(webcam.WebcamSettings, args=live[2:]).model == Path("colours")
     with contextlib.suppress(SystemExit):
         webcam.main(folder[2:])
     labels = [json.loads(line)["label"] for line in (tmp_path / "labels.jsonl").read_text().splitlines()]

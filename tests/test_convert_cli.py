@@ -15,8 +15,8 @@ from test_convert_formats import torch_state
 from test_convert_onnx import vgg_graph
 
 import weights_convert
-from vgg_flax import params
-from vgg_flax.model import BACKBONES, VGG16, VGG19
+from vgg_flax.network import params
+from vgg_flax.network.spec import BACKBONES, VGG16, VGG19
 from weights_convert import checks, rules, runtimes
 from weights_convert.__main__ import Dialect, main
 

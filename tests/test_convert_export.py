@@ -10,11 +10,11 @@ import safetensors.numpy
 from test_convert_files import KERAS_NOISE, SMALL16, SPECS, assert_same, random_backbone
 
 import weights_convert
-from vgg_flax import bundle, model
-from vgg_flax.config import UserError
-from vgg_flax.model import HeadSpec, ModelSpec
-from vgg_flax.predict import Predictor
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.answers import bundle
+from vgg_flax.answers.predictor import Predictor
+from vgg_flax.errors import UserError
+from vgg_flax.network import model
+from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
 from weights_convert import rounding, verify, writers
 from weights_convert.__main__ import main
 
@@ -40,7 +40,7 @@ def make(head="all", backbone=SMALL16, size=64, mean=(123.68, 116.779, 103.939),
             layer["bias"] = rng.normal(size=layer["bias"].shape).astype("f4")
             layer["kernel"] = (rng.normal(size=layer["kernel"].shape) / len(layer["kernel"]) ** 0.5).astype("f4")
     if HEADS[head].standardize:
-        from vgg_flax.features import Extractor
+        from vgg_flax.network.extract import Extractor
 
         rows = np.asarray(Extractor(spec, params["backbone"], preprocessing, "xla")(verify.noise(size)))
         params["head"]["standardize"] = {"mean": rows.mean(0), "std": rows.std(0) + 0.1}
@@ -156,7 +156,7 @@ def test_a_notebook_head_goes_out_as_keras_s_top(tmp_path):
     """Keras's own VGG16 takes the file and says what our Predictor says, temperature included."""
     import keras
 
-    spec = ModelSpec(model.VGG16, HeadSpec(2, "flatten", (4096, 4096), standardize=False), 32)
+    spec = ModelSpec(VGG16, HeadSpec(2, "flatten", (4096, 4096), standardize=False), 32)
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vgg_flax.model import BackboneSpec
+from vgg_flax.network.spec import BackboneSpec
 
 # Keras 3.15's variables lack the `copy` keyword that NumPy 2 asks __array__ for.
 KERAS_NOISE = (

@@ -17,7 +17,7 @@ from test_convert_files import (
 from test_convert_formats import batch_norms, torch_state, with_norms, write_torch_zip
 from test_convert_onnx import vgg_graph
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from weights_convert import convert, foreign, runtimes
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)

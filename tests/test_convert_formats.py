@@ -22,7 +22,7 @@ from test_convert_files import (
 )
 
 import weights_convert
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 
 def load(path, spec=SMALL16):
@@ -327,8 +327,9 @@ class TestAgainstTorch:
         torch = pytest.importorskip("torch")
         import jax
 
-        from vgg_flax.model import HeadSpec, ModelSpec, bind, imagenet_head
-        from vgg_flax.preprocess import normalize
+        from vgg_flax.network.model import bind
+        from vgg_flax.network.preprocess import normalize
+        from vgg_flax.network.spec import HeadSpec, ModelSpec, imagenet_head
 
         module = self.module(SMALL16, norm)
         torch.save(module.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)

@@ -10,8 +10,9 @@ from test_convert_card import trained
 from test_convert_export import make
 from test_convert_files import KERAS_NOISE
 
-from vgg_flax import bundle, params
-from vgg_flax.config import UserError
+from vgg_flax.answers import bundle
+from vgg_flax.errors import UserError
+from vgg_flax.network import params
 from weights_convert import verify, writers
 from weights_convert.__main__ import main
 

@@ -16,7 +16,7 @@ import pytest
 from test_convert_files import SMALL16, SMALL19, assert_same, expected_backbone, random_backbone, write_keras_h5
 
 import weights_convert
-from vgg_flax.model import VGG16
+from vgg_flax.network.spec import VGG16
 from weights_convert import download, imagenet
 
 NAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"

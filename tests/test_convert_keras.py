@@ -16,7 +16,7 @@ from test_convert_files import (
 )
 
 import weights_convert
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 
@@ -149,8 +149,9 @@ def test_imported_network_computes_what_keras_computes(tmp_path):
     """The same photo through Keras with Keras's own preprocessing, and through ours: block by block."""
     import jax
 
-    from vgg_flax.model import HeadSpec, ModelSpec, bind_backbone
-    from vgg_flax.preprocess import normalize
+    from vgg_flax.network.model import bind_backbone
+    from vgg_flax.network.preprocess import normalize
+    from vgg_flax.network.spec import HeadSpec, ModelSpec
 
     base = keras_backbone(SMALL16, size=64)
     base.save(tmp_path / "vgg.h5")

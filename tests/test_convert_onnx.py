@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_convert_files import SMALL16, SPECS, assert_same, expected_backbone, random_backbone
 
 import weights_convert
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 
 def load(path, spec=SMALL16):
@@ -92,8 +92,9 @@ def test_imported_graph_computes_what_onnxruntime_computes(tmp_path):
     import jax
     import onnxruntime as runtime
 
-    from vgg_flax.model import HeadSpec, ModelSpec, bind_backbone
-    from vgg_flax.preprocess import normalize
+    from vgg_flax.network.model import bind_backbone
+    from vgg_flax.network.preprocess import normalize
+    from vgg_flax.network.spec import HeadSpec, ModelSpec
 
     onnx.save(vgg_graph(SMALL16, random_backbone(SMALL16), head=False), tmp_path / "m.onnx")
     weights = load(tmp_path / "m.onnx")

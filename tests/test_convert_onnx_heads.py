@@ -9,9 +9,9 @@ from test_convert_export import make
 from test_convert_files import SMALL16, random_backbone
 from test_convert_onnx import vgg_graph
 
-from vgg_flax import bundle
-from vgg_flax.config import UserError
-from vgg_flax.predict import Predictor
+from vgg_flax.answers import bundle
+from vgg_flax.answers.predictor import Predictor
+from vgg_flax.errors import UserError
 from weights_convert import convert, foreign, readers, verify, whole, writers
 
 SIDE, CHANNELS = 2, 6  # of the last block's output for pictures of 64 pixels

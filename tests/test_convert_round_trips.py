@@ -10,9 +10,8 @@ from test_convert_files import KERAS_NOISE, SMALL16, SPECS, random_backbone, ran
 from test_convert_formats import torch_state
 
 import weights_convert
-from vgg_flax import bundle
-from vgg_flax.model import HeadSpec, ModelSpec
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.answers import bundle
+from vgg_flax.network.spec import HeadSpec, ModelSpec, Preprocessing
 from weights_convert import checks, rules
 from weights_convert.__main__ import main
 
@@ -33,7 +32,7 @@ def through(path, back, spec, *options):
     weights = weights_convert.load(str(folder / "imported"), spec)
     preprocessing = Preprocessing(64, weights.preprocessing.mean, weights.preprocessing.std)
     head = {"predictions": {"kernel": np.ones((spec.blocks[-1][-1], 2), "f4"), "bias": np.zeros(2, "f4")}}
-    shape = HeadSpec(2, "block5", standardize=False)
+    shape = HeadSpec(2, (5,), ("average",), standardize=False)
     if weights.top:
         head = weights.top
         shape = HeadSpec(2, "flatten", tuple(head[name]["bias"].size for name in ("fc1", "fc2")), standardize=False)

@@ -38,9 +38,9 @@ from test_convert_onnx import vgg_graph
 from test_hostile_fuzz import write_npy, write_npz
 
 import weights_convert
-from vgg_flax import bundle, params
-from vgg_flax.model import HeadSpec, ModelSpec, dense_layers
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.answers import bundle
+from vgg_flax.network import params
+from vgg_flax.network.spec import HeadSpec, ModelSpec, Preprocessing, dense_layers
 from weights_convert import checks, convert, readers, rules, show
 from weights_convert.__main__ import main
 

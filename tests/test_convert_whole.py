@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
 
-from vgg_flax.config import UserError
-from vgg_flax.model import BackboneSpec
+from vgg_flax.errors import UserError
+from vgg_flax.network.spec import BackboneSpec
 from weights_convert import convert, guess, optimiser, readers, whole
 from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
@@ -123,7 +123,7 @@ PAIRS += [("norms everywhere", "h5"), ("notebook", "keras")]
 
 @pytest.mark.parametrize(("kind", "suffix"), dict.fromkeys(PAIRS))
 def test_whole_model_says_what_keras_says(tmp_path, kind, suffix):
-    from vgg_flax.predict import Predictor
+    from vgg_flax.answers.predictor import Predictor
 
     photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     name = FIXED[len(kind) % len(FIXED)] if "by colour" not in kind and "rescaling" not in kind else "bgr-raw"
@@ -349,7 +349,7 @@ def test_labelled_photos_find_the_recipe(tmp_path, capsys):
         whole.import_model(source, plan, tmp_path / "bundle", settings)
     out = capsys.readouterr().out
     assert "bgr-unit" in out.splitlines()[4], out
-    from vgg_flax.predict import Predictor
+    from vgg_flax.answers.predictor import Predictor
 
     predictor = Predictor.load(tmp_path / "bundle", engine="xla")
     assert predictor.classes == ("red", "teal")

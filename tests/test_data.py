@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from conftest import write_photos
 
-from vgg_flax.config import TrainConfig, UserError
 from vgg_flax.data import open_dataset
-from vgg_flax.data.loader import load_pictures, prefetch
+from vgg_flax.data.photos import load_pictures, prefetch
 from vgg_flax.data.split import assign_splits
+from vgg_flax.errors import UserError
+from vgg_flax.settings import TrainSettings
 
-FRACTIONS = TrainConfig(val_split=0.1, test_split=0.2)
+FRACTIONS = TrainSettings(val_split=0.1, test_split=0.2)
 
 
 def split_of(dataset, pictures, config=FRACTIONS):

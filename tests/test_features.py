@@ -6,14 +6,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from vgg_flax.store import extract_view
 
-from vgg_flax import augment, model
-from vgg_flax.config import AugmentConfig, UserError
-from vgg_flax.data.loader import Pictures
-from vgg_flax.features import MAP_BYTES, Extractor, batch_size, choose_engine, extract_view
-from vgg_flax.preprocess import normalize
+from vgg_flax.data.photos import Pictures
+from vgg_flax.errors import UserError
+from vgg_flax.network import augment, model
+from vgg_flax.network.extract import MAP_BYTES, Extractor, batch_size, choose_engine
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.network.spec import BACKBONES, HeadSpec
+from vgg_flax.settings import AugmentSettings
 
-CONFIG = AugmentConfig(flip=True)
+CONFIG = AugmentSettings(flip=True)
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_everything_that_matters_changes_the_file(
         lambda: extract(extractor, pictures, 0),
         lambda: extract(extractor, pictures, 2),
         lambda: extract(extractor, pictures, 1, seed=1),
-        lambda: extract(extractor, pictures, 1, config=AugmentConfig(flip=True, rotation=3)),
+        lambda: extract(extractor, pictures, 1, config=AugmentSettings(flip=True, rotation=3)),
         lambda: extract(extractor, pictures, 1, indices=np.array([1, 2])),
         lambda: extract(extractor, dataclasses.replace(pictures, digest="other"), 1),
         lambda: extract(other_weights, pictures, 1),
@@ -116,7 +119,7 @@ def test_everything_that_matters_changes_the_file(
 
 def test_clean_features_do_not_depend_on_augmentation_or_seed(extractor, pictures, cache):
     extract(extractor, pictures, 0)
-    extract(extractor, pictures, 0, seed=5, config=AugmentConfig(rotation=1))
+    extract(extractor, pictures, 0, seed=5, config=AugmentSettings(rotation=1))
     assert len(list((cache / "features").glob("*.npy"))) == 1
 
 
@@ -125,7 +128,7 @@ def test_clean_features_do_not_depend_on_augmentation_or_seed(extractor, picture
 def test_the_largest_activation_of_a_batch_stays_within_its_bytes(monkeypatch, backend, size):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     count, limit = batch_size(size), MAP_BYTES[backend]
-    for spec in model.BACKBONES.values():
+    for spec in BACKBONES.values():
         a_picture = max(4 * max(block) * (size >> i) ** 2 for i, block in enumerate(spec.blocks))
         assert count * a_picture <= limit or (count == 1 and a_picture <= 256 * 2**20)
         assert count == 256 or (count + 1) * a_picture > limit  # no smaller than it need be
@@ -133,7 +136,7 @@ def test_the_largest_activation_of_a_batch_stays_within_its_bytes(monkeypatch, b
 
 def test_maps_do_not_depend_on_what_the_head_reads(maps_extractor, pictures, cache, small_spec, preprocessing):
     extract(maps_extractor, pictures, 0)
-    other = dataclasses.replace(small_spec, head=model.HeadSpec(2, "flatten"))
+    other = dataclasses.replace(small_spec, head=HeadSpec(2, "flatten"))
     extract(Extractor(other, maps_extractor._backbone, preprocessing, "xla", "block4"), pictures, 0)
     assert len(list((cache / "features").glob("*.npy"))) == 1
 

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vgg_flax.answers.scores import cross_entropy
 
-from vgg_flax import evaluate, grid, training
-from vgg_flax.batches import all_at_once, feature_batches, plan_epoch
-from vgg_flax.config import Choice, TrainConfig
-from vgg_flax.model import HeadSpec, feature_columns
+from vgg_flax import grid
+from vgg_flax.network.spec import HeadSpec, feature_columns
+from vgg_flax.settings import Choice, TrainSettings
+from vgg_flax.training import task as training
+from vgg_flax.training.feed import all_at_once, feature_batches, plan_epoch
 
 EPOCHS, COUNT, BATCH = 4, 50, 8
 CHOICES = [Choice("block4", 1e-2, 1e-4), Choice("all", 1e-1, 1.0), Choice("block5", 1e-2, 1e-2)]
@@ -76,7 +78,7 @@ def test_member_equals_training_it_alone(small_spec, data, solver, k):
         for batches in epochs_of(features[:, columns], labels, solver)(epoch):
             state, _ = training.train_steps(alone, state, frozen, batches, jax.random.key(0))
         logits = np.asarray(training.head_logits(alone.spec, state["params"]["head"] | frozen["head"], val[:, columns]))
-        losses.append(evaluate.cross_entropy(logits, val_labels))
+        losses.append(cross_entropy(logits, val_labels))
         accuracies.append((logits.argmax(-1) == val_labels).mean())
     best = max(range(EPOCHS), key=lambda epoch: (accuracies[epoch], -losses[epoch]))
     assert (found.epoch, found.val_accuracy) == (best + 1, accuracies[best])
@@ -114,9 +116,9 @@ def test_members_share_the_inputs(small_spec, data, solver):
 
 
 def test_only_what_was_left_open_is_searched():
-    assert len(TrainConfig().choices()) == 36
-    assert {choice.features for choice in TrainConfig(features="block4").choices()} == {"block4"}
-    assert {choice.lr for choice in TrainConfig(lr=0.5).choices()} == {0.5}
-    for config in (TrainConfig(head="mlp"), TrainConfig(head="notebook"), TrainConfig(unfreeze="all")):
+    assert len(TrainSettings().choices()) == 36
+    assert {choice.features for choice in TrainSettings(features="block4").choices()} == {"block4"}
+    assert {choice.lr for choice in TrainSettings(lr=0.5).choices()} == {0.5}
+    for config in (TrainSettings(head="mlp"), TrainSettings(head="notebook"), TrainSettings(unfreeze="all")):
         assert len(config.choices()) == 1
-    assert TrainConfig().chosen(CHOICES[0]).choices() == [CHOICES[0]]
+    assert TrainSettings().chosen(CHOICES[0]).choices() == [CHOICES[0]]

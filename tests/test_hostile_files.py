@@ -23,7 +23,7 @@ from test_convert_onnx import vgg_graph
 from test_hostile_fuzz import write_keras3
 
 import weights_convert
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 SECRET = b"the secret that must not be read" * 100
 

@@ -22,7 +22,7 @@ from test_convert_formats import caffe_name, torch_state, write_torch_legacy, wr
 from test_convert_onnx import vgg_graph
 
 import weights_convert
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from weights_convert import optimiser, readers
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))

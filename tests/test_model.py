@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vgg_flax.network.spec import BACKBONES, VGG16, VGG19, HeadSpec, ModelSpec
+
 os.environ["KERAS_BACKEND"] = "jax"
 
-from vgg_flax import model, params
-from vgg_flax.winograd import trained
+from vgg_flax.network import model, params
+from vgg_flax.network.winograd import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -49,7 +51,7 @@ def test_every_block_agrees_with_keras(keras, name):
     ours = copy_from_keras(theirs)
     images = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype(np.float32)
     stages = keras.Model(theirs.input, [theirs.get_layer(f"block{i}_pool").output for i in range(1, 6)])
-    spec = model.ModelSpec(model.BACKBONES[name], model.HeadSpec(2), 64)
+    spec = ModelSpec(BACKBONES[name], HeadSpec(2), 64)
     blocks = jax.jit(lambda p, x: model.bind_backbone(spec, p)(x))(ours["backbone"], images)
     outputs = stages(images)
     for i, expected in enumerate(outputs, 1):
@@ -65,7 +67,7 @@ def test_logits_of_the_1000_class_top_agree_with_keras(keras, name):
     theirs = getattr(keras.applications, name.upper())(weights=None, classifier_activation=None)
     ours = copy_from_keras(theirs)
     images = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype(np.float32)
-    spec = model.ModelSpec(model.BACKBONES[name], model.imagenet_head(), 224)
+    spec = ModelSpec(BACKBONES[name], model.imagenet_head(), 224)
 
     @jax.jit
     def logits(p, x):
@@ -95,11 +97,11 @@ def test_convolution_of_trained_layers_is_the_definition_with_its_gradients(shap
 
 
 @pytest.mark.parametrize(("spec", "whole", "backbone"), [
-    (model.VGG16, 138_357_544, 14_714_688),
-    (model.VGG19, 143_667_240, 20_024_384),
+    (VGG16, 138_357_544, 14_714_688),
+    (VGG19, 143_667_240, 20_024_384),
 ])  # fmt: skip
 def test_parameter_counts_of_the_paper(spec, whole, backbone):
-    shapes = model.abstract_params(model.ModelSpec(spec, model.imagenet_head(), 224))
+    shapes = model.abstract_params(ModelSpec(spec, model.imagenet_head(), 224))
     assert (params.count(shapes), params.count(shapes["backbone"])) == (whole, backbone)
 
 
@@ -127,7 +129,7 @@ def test_bfloat16_computes_low_and_answers_in_float32(small_spec):
 
 
 def test_dropout_needs_a_key_and_changes_with_it(small_spec):
-    spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, hidden=(64,), dropout=0.5))
+    spec = dataclasses.replace(small_spec, head=HeadSpec(3, hidden=(64,), dropout=0.5))
     head = model.init_head(spec, jax.random.key(0))
     head["predictions"]["kernel"] = jax.random.normal(jax.random.key(1), (64, 3))
     features = jax.random.normal(jax.random.key(2), (4, spec.head_inputs))

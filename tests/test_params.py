@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vgg_flax import params
+from vgg_flax.network import params
 
 
 def tree():

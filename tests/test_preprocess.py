@@ -10,16 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from vgg_flax.preprocess import (
-    BadImage,
-    Preprocessing,
-    decode,
-    load_image,
-    normalize,
-    prepare_frame,
-    read_bytes,
-    resize,
-)  # fmt: skip
+from vgg_flax.data.decode import decode, load_image, read_bytes  # fmt: skip
+from vgg_flax.errors import BadImage  # fmt: skip
+from vgg_flax.network.preprocess import normalize, prepare_frame, resize  # fmt: skip
+from vgg_flax.network.spec import Preprocessing  # fmt: skip
 
 RED = (200, 30, 40)
 

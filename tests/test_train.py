@@ -15,7 +15,7 @@ import safetensors.numpy
 import yaml
 from conftest import write_photos
 
-from vgg_flax.predict import Predictor
+from vgg_flax.answers.predictor import Predictor
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = [

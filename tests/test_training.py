@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from vgg_flax import model, params, training
-from vgg_flax.batches import Batches, all_at_once, chunks, feature_batches, image_batches, plan_epoch
-from vgg_flax.preprocess import normalize
+from vgg_flax.network import model, params
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.network.spec import HeadSpec
+from vgg_flax.training import task as training
+from vgg_flax.training.feed import Batches, all_at_once, chunks, feature_batches, image_batches, plan_epoch
 
 LR, DECAY = 1e-2, 1e-2
 
@@ -46,7 +48,7 @@ def run(spec, unfreeze, data, inputs="features"):
     ("all", "images", r"head/predictions|backbone"),
 ])  # fmt: skip
 def test_frozen_parameters_stay_bit_identical(small_spec, unfreeze, inputs, moves):
-    small_spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    small_spec = dataclasses.replace(small_spec, head=HeadSpec(3, "block5"))
     rng = np.random.default_rng(0)
     shape = (2, 8, 2, 2, 8) if inputs == "block4" else (2, 8, 32, 32, 3)
     values = rng.uniform(-100, 100, shape).astype(np.float32)
@@ -74,7 +76,7 @@ def test_only_the_trained_part_is_differentiated(small_spec):
     for unfreeze, count in {"none": 13, "block5": 18, "all": 38}.items():
         assert lowered(small_spec, unfreeze, "images", (32, 32, 3)).count("stablehlo.convolution") == count
     # From block4's output 3 are left forward, 5 backward, and all of them are products of matrices.
-    spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    spec = dataclasses.replace(small_spec, head=HeadSpec(3, "block5"))
     text = lowered(spec, "block5", "block4", (2, 2, 8))
     assert "stablehlo.convolution" not in text
     assert text.count("batching_dims = [0] x [0]") == 8
@@ -209,7 +211,7 @@ def test_chunks_have_one_length_and_lose_nothing(rows, size, pieces):
 def test_training_from_what_is_stored_equals_training_from_pictures(small_spec, preprocessing, unfreeze):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8), rng.integers(0, 3, 12).astype(np.int32)
-    spec = small_spec if unfreeze == "none" else dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    spec = small_spec if unfreeze == "none" else dataclasses.replace(small_spec, head=HeadSpec(3, "block5"))
     whole = network(spec)
     whole["head"]["predictions"]["kernel"] += rng.normal(size=(spec.head_inputs, 3)).astype(np.float32)
     blocks = model.bind_backbone(spec, whole["backbone"])(normalize(images, preprocessing))
@@ -243,7 +245,7 @@ def test_training_from_what_is_stored_equals_training_from_pictures(small_spec, 
 def test_gradients_from_block4_equal_those_from_images(small_spec, preprocessing):
     rng = np.random.default_rng(0)
     images = normalize(rng.integers(0, 256, (6, 32, 32, 3), np.uint8), preprocessing)
-    spec = dataclasses.replace(small_spec, head=model.HeadSpec(3, "block5"))
+    spec = dataclasses.replace(small_spec, head=HeadSpec(3, "block5"))
     whole = network(spec)
     whole["head"]["predictions"]["kernel"] += rng.normal(size=(8, 3)).astype(np.float32)
     maps = model.bind_backbone(spec, whole["backbone"])(images)["block4"]

@@ -20,12 +20,15 @@ import numpy as np
 import pytest
 from test_webcam_sources import MjpegServer, server  # noqa: F401  (a fixture)
 
-from vgg_flax import bundle, model, preprocess
-from vgg_flax.config import UserError
+from vgg_flax.answers import bundle
+from vgg_flax.answers.predictor import Prediction, Predictor
+from vgg_flax.data.decode import load_image
+from vgg_flax.errors import UserError
 from vgg_flax.live import newest, output, overlay, progress, result, window
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.recorded import VideoFile
-from vgg_flax.predict import Prediction, Predictor
+from vgg_flax.network import model, preprocess
+from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
 
 import cv2  # isort: skip
 
@@ -37,14 +40,14 @@ SIZE = 32
 def save_tiny_model(folder: Path) -> Path:
     """A bundle with a VGG of a few channels and a head whose answers differ from picture to picture."""
     blocks = ((16, 16), (16, 16), (16, 16), (32, 32), (32, 32))
-    spec = model.ModelSpec(model.BackboneSpec("tiny", blocks), model.HeadSpec(len(CLASSES)), SIZE)
+    spec = ModelSpec(BackboneSpec("tiny", blocks), HeadSpec(len(CLASSES)), SIZE)
     params = {
         "backbone": model.init_backbone(spec, jax.random.key(0)),
         "head": model.init_head(spec, jax.random.key(1)),
     }
     kernel = params["head"]["predictions"]["kernel"]
     params["head"]["predictions"]["kernel"] = np.random.default_rng(0).normal(0, 0.01, kernel.shape).astype("f4")
-    bundle.save(bundle.Bundle(spec, params, CLASSES, preprocess.Preprocessing(SIZE)), folder)
+    bundle.save(bundle.Bundle(spec, params, CLASSES, Preprocessing(SIZE)), folder)
     return folder
 
 
@@ -134,7 +137,7 @@ def test_same_pixels_through_predictor_and_webcam_agree_to_1e_6(webcam, folder, 
     lines = read_lines(tmp_path / "out.jsonl")
     assert [line["file"] for line in lines] == ["0.png", "1.png", "2.png"]
     predictor = Predictor.load(folder / "run")
-    files = [preprocess.load_image(tmp_path / "photos" / line["file"], predictor.preprocessing) for line in lines]
+    files = [load_image(tmp_path / "photos" / line["file"], predictor.preprocessing) for line in lines]
     expected = [prediction.probabilities for prediction in predictor.predict(np.stack(files))]
     found = [list(line["probabilities"].values()) for line in lines]
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from vgg_flax.live import capture, newest
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.newest import LiveSource

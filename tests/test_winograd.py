@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 from jax import lax
 
 import weights_convert
-from vgg_flax import model, winograd
-from vgg_flax.features import Extractor
-from vgg_flax.preprocess import Preprocessing, load_image, normalize
-from vgg_flax.winograd import build
+from vgg_flax.data.decode import load_image
+from vgg_flax.network import winograd
+from vgg_flax.network.extract import Extractor
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
+from vgg_flax.network.winograd import build
 
 VGG16 = {"depths": (2, 2, 3, 3, 3), "channels": (64, 128, 256, 512, 512)}
 VGG19 = {"depths": (2, 2, 4, 4, 4), "channels": (64, 128, 256, 512, 512)}
@@ -134,7 +136,7 @@ def test_is_as_accurate_as_promised(network):
 @pytest.fixture(scope="module")
 def imagenet():
     """The backbone of ImageNet's VGG16, and what it expects of pictures."""
-    weights = weights_convert.load("imagenet", model.VGG16)
+    weights = weights_convert.load("imagenet", VGG16)
     return weights.backbone, weights.preprocessing
 
 
@@ -164,7 +166,7 @@ def test_real_photos_get_the_label_that_xla_gives_them(masks, imagenet, size, ev
 
     weights, preprocessing = imagenet
     images, labels = real_photos(masks, size, every)
-    spec = model.ModelSpec(model.VGG16, model.HeadSpec(2), size)
+    spec = ModelSpec(VGG16, HeadSpec(2), size)
     probabilities, head = {}, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     for engine in ("xla", "winograd"):
         extract = Extractor(spec, weights, dataclasses.replace(preprocessing, image_size=size), engine)

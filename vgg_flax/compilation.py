@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from vgg_flax.config import cache_dir
+from vgg_flax.cache import cache_dir
 
 
 def keep_compiled_programs() -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column, Table
 from rich.text import Text
 
-from vgg_flax.config import SPLITS
+from vgg_flax.settings import SPLITS
 
 console = Console(highlight=False, soft_wrap=True)
 

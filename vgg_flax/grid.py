@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgg_flax import training
-from vgg_flax.batches import Batches
-from vgg_flax.checkpoint import rank
-from vgg_flax.config import Choice
-from vgg_flax.model import feature_columns
-from vgg_flax.params import Params
+from vgg_flax.network.params import Params
+from vgg_flax.network.spec import feature_columns
+from vgg_flax.settings import Choice
+from vgg_flax.training import task as training
+from vgg_flax.training.checkpoint import rank
+from vgg_flax.training.feed import Batches
 
 
 @dataclasses.dataclass(frozen=True)

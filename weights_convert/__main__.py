@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vgg_flax.config import UserError, fail, parse
+from vgg_flax.cli import fail, parse
+from vgg_flax.errors import UserError
 
 Dialect = Literal[
     "auto",
@@ -164,7 +165,7 @@ def import_file(command: Import) -> None:
 
 def export_file(command: Export) -> None:
     """Write, then check."""
-    from vgg_flax import bundle
+    from vgg_flax.answers import bundle
     from weights_convert import show, writers
 
     name = writers.format_of(command.file, command.format)
@@ -182,7 +183,7 @@ def export_file(command: Export) -> None:
 
 def verify_file(command: Verify) -> None:
     """Check a file."""
-    from vgg_flax import bundle
+    from vgg_flax.answers import bundle
     from weights_convert import foreign, show, writers
     from weights_convert.readers.base import regular_file
 

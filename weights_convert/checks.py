@@ -11,7 +11,7 @@ from weights_convert.readers.base import Source, refuse
 from weights_convert.rules import DEPTHS, TOP_LAYERS, WIDTHS, conv_names
 
 if TYPE_CHECKING:
-    from vgg_flax.model import BackboneSpec
+    from vgg_flax.network.spec import BackboneSpec
 
 
 def check_shapes(source: Source, moves: dict[str, Move], model: str, spec: BackboneSpec | None) -> None:

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from vgg_flax.params import Params, unflatten
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.network.params import Params, unflatten
+from vgg_flax.network.spec import Preprocessing
 from weights_convert.checks import check_shapes
 from weights_convert.layouts import LAYOUTS
 from weights_convert.moves import NORM_PARTS, Move
@@ -18,7 +18,7 @@ from weights_convert.readers.base import Source, Tensor, printable, refuse
 from weights_convert.rules import DEPTHS, DIALECTS, TOP_LAYERS, Dialect, Rule, conv_names
 
 if TYPE_CHECKING:
-    from vgg_flax.model import BackboneSpec
+    from vgg_flax.network.spec import BackboneSpec
 
 HEAD = "a head of its own"
 Statistics = tuple[float, float, float]

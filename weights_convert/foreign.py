@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.config import UserError
-from vgg_flax.params import Params
-from vgg_flax.preprocess import Preprocessing, normalize
+from vgg_flax.errors import UserError
+from vgg_flax.network.params import Params
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.network.spec import Preprocessing
 from weights_convert import convert, runtimes
 from weights_convert.head import Head, declared_size, read_head
 from weights_convert.keras_config import chain
@@ -121,7 +122,8 @@ def _ours(plan: convert.Plan, backbone: Params, head: Head | None, inputs: np.nd
     """{stage: output} of our own network on the file's inputs [n, size, size, 3], full float32 precision."""
     import jax
 
-    from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec, bind_backbone, gather_features
+    from vgg_flax.network.model import bind_backbone, gather_features
+    from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec
 
     if head:
         inputs = inputs * np.asarray(head.scale, np.float32) + np.asarray(head.offset, np.float32)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from weights_convert import optimiser
 from weights_convert.recipes import Recipe, Triple
 
 if TYPE_CHECKING:
-    from vgg_flax.bundle import Bundle
+    from vgg_flax.answers.bundle import Bundle
 
 FIRST, PHOTOS, BATCH = 64, 256, 16
 MEASURED = 2000  # photos for the statistics of `featurewise`
@@ -129,8 +129,8 @@ def _look(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 RGB [n, size, size, 3] -> (logits, float32 [n, classes]; the channels' mean squares, [channels])."""
     import jax
 
-    from vgg_flax.features import Extractor
-    from vgg_flax.model import bind_head
+    from vgg_flax.network.extract import Extractor
+    from vgg_flax.network.model import bind_head
 
     extract = Extractor(bundle.spec, bundle.params["backbone"], bundle.preprocessing, "auto")
     classify = jax.jit(lambda params, rows: bind_head(bundle.spec, params)(rows))
@@ -149,8 +149,11 @@ def sample(data: Path, classes: tuple[str, ...], image_size: int, most: int = PH
     Raises:
       UserError: the folders are not the classes, or no photo can be read.
     """
+    from vgg_flax.data.decode import decode
     from vgg_flax.data.folder import open_dataset
-    from vgg_flax.preprocess import BadImage, Preprocessing, decode, resize
+    from vgg_flax.errors import BadImage
+    from vgg_flax.network.preprocess import resize
+    from vgg_flax.network.spec import Preprocessing
 
     dataset = open_dataset(data)
     if set(dataset.classes) != set(classes):
@@ -179,8 +182,11 @@ def statistics(data: Path, image_size: int) -> tuple[Triple, Triple]:
 
     What `ImageDataGenerator(featurewise_center=True, featurewise_std_normalization=True).fit` measures.
     """
+    from vgg_flax.data.decode import decode
     from vgg_flax.data.folder import open_dataset
-    from vgg_flax.preprocess import BadImage, Preprocessing, decode, resize
+    from vgg_flax.errors import BadImage
+    from vgg_flax.network.preprocess import resize
+    from vgg_flax.network.spec import Preprocessing
 
     dataset = open_dataset(data)
     total, squares, count = np.zeros(3), np.zeros(3), 0

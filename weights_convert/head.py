@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.params import Params
+from vgg_flax.network.params import Params
 from weights_convert.keras_config import Layer, chain
 from weights_convert.readers.base import Source, Tensor, printable, read_float32, refuse
 from weights_convert.recipes import Exact

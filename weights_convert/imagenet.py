@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from vgg_flax.config import UserError, cache_dir
-from vgg_flax.params import Params
+from vgg_flax.cache import cache_dir
+from vgg_flax.errors import UserError
+from vgg_flax.network.params import Params
 from weights_convert import download, store
 from weights_convert.convert import plan
 from weights_convert.pretrained import Say, WeightsUnavailable
@@ -24,7 +25,7 @@ from weights_convert.readers import open_source
 from weights_convert.rules import DEPTHS, WIDTHS
 
 if TYPE_CHECKING:
-    from vgg_flax.model import BackboneSpec
+    from vgg_flax.network.spec import BackboneSpec
 
 OFFICIAL = "https://storage.googleapis.com/tensorflow/keras-applications"
 

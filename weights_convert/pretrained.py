@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 if TYPE_CHECKING:  # --help needn't wait for NumPy and OpenCV
-    from vgg_flax.model import BackboneSpec
-    from vgg_flax.params import Params
-    from vgg_flax.preprocess import Preprocessing
+    from vgg_flax.network.params import Params
+    from vgg_flax.network.spec import BackboneSpec, Preprocessing
 
 Say = Callable[[str], object]
 
@@ -72,7 +71,7 @@ def load(source: str, spec: BackboneSpec, *, say: Say = print) -> Weights:
 
 def from_file(path: Path, spec: BackboneSpec, say: Say = print) -> Weights:
     """The weights in another framework's file. Raises WeightFileError."""
-    from vgg_flax.preprocess import Preprocessing
+    from vgg_flax.network.spec import Preprocessing
     from weights_convert.convert import plan
     from weights_convert.readers import open_source
 
@@ -97,7 +96,7 @@ def from_folder(path: Path, spec: BackboneSpec) -> Weights:
         record, params = store.load(path)
         _check(path, params["backbone"], record["model"], spec)
         return _imported((record, params))
-    from vgg_flax import bundle
+    from vgg_flax.answers import bundle
 
     found = bundle.load(path)
     backbone: dict[str, Any] = found.params["backbone"]
@@ -106,7 +105,7 @@ def from_folder(path: Path, spec: BackboneSpec) -> Weights:
 
 
 def _imported(loaded: tuple[dict[str, Any], Params]) -> Weights:
-    from vgg_flax.preprocess import Preprocessing
+    from vgg_flax.network.spec import Preprocessing
 
     record, params = loaded
     preprocessing = Preprocessing(224, tuple(record["mean"]), tuple(record["std"]))
@@ -114,7 +113,7 @@ def _imported(loaded: tuple[dict[str, Any], Params]) -> Weights:
 
 
 def _check(path: Path, backbone: Params, model: str, spec: BackboneSpec) -> None:
-    from vgg_flax.params import flatten
+    from vgg_flax.network.params import flatten
 
     channels, want = 3, {}
     for i, block in enumerate(spec.blocks, 1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.network.spec import Preprocessing
 from weights_convert.rules import CAFFE, TORCH
 
 Triple = tuple[float, float, float]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vgg_flax.bundle import Bundle
-from vgg_flax.params import flatten, unflatten
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.network.params import flatten, unflatten
 
 Weights = Literal["float32", "float16", "int8"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from vgg_flax.preprocess import KERAS_MEAN
+from vgg_flax.network.spec import KERAS_MEAN
 
 # Convolutions in each block, and their widths: Simonyan and Zisserman, table 1, columns D and E.
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from weights_convert.convert import Plan
 from weights_convert.head import IDLE
 from weights_convert.keras_config import chain

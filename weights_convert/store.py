@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from vgg_flax.files import sync_folder
-from vgg_flax.params import Params, unflatten
+from vgg_flax.network.params import Params, unflatten
 from weights_convert.convert import Plan
 
 FORMAT = 1

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vgg_flax.config import UserError
-from vgg_flax.params import flatten
+from vgg_flax.errors import UserError
+from vgg_flax.network.params import flatten
 from weights_convert.readers import open_source
 from weights_convert.readers.base import printable, read_float32
 from weights_convert.rounding import Weights, rounded
 
 if TYPE_CHECKING:
-    from vgg_flax.bundle import Bundle
+    from vgg_flax.answers.bundle import Bundle
 
 TOLERANCE = 1e-5
 PICTURES, BATCH = 8, 16
@@ -66,7 +66,7 @@ def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = Non
         return _arrays(bundle, path, name)
     if name == "hub":
         return _folder(bundle, path)
-    from vgg_flax.predict import Predictor
+    from vgg_flax.answers.predictor import Predictor
 
     images = noise(bundle.spec.image_size) if images is None else images
     weights = _stored_weights(path) if name == "onnx" else "float32"
@@ -129,7 +129,7 @@ def _arrays(bundle: Bundle, path: Path, name: str) -> Verdict:
 
 def _folder(bundle: Bundle, path: Path) -> Verdict:
     """The bundle in a folder, bit for bit, and what is written beside its arrays."""
-    from vgg_flax import bundle as bundles
+    from vgg_flax.answers import bundle as bundles
     from weights_convert.writers import published
 
     found, expected = bundles.load(path / bundles.RECORD), published(bundle)

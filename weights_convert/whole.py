@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vgg_flax.config import UserError
-from vgg_flax.params import Params
+from vgg_flax.errors import UserError
+from vgg_flax.network.params import Params
 from weights_convert import guess, optimiser
 from weights_convert.convert import Plan
 from weights_convert.head import Head, read_head
@@ -17,7 +17,7 @@ from weights_convert.readers.base import Source
 from weights_convert.recipes import FEATUREWISE, MEANINGS, RECIPES, Recipe, recipe
 
 if TYPE_CHECKING:
-    from vgg_flax.bundle import Bundle
+    from vgg_flax.answers.bundle import Bundle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def import_model(source: Source, plan: Plan, folder: Path, settings: Settings, *
     Raises:
       UserError: neither is given, or the head can't be carried over.
     """
-    from vgg_flax import bundle
+    from vgg_flax.answers import bundle
     from weights_convert import show
 
     if folder.exists() and not overwrite:
@@ -120,8 +120,8 @@ def make_bundle(
     plan: Plan, backbone: Params, head: Head, classes: tuple[str, ...], how: Recipe, training: dict[str, Any]
 ) -> Bundle:
     """Everything together, for one recipe."""
-    from vgg_flax.bundle import Bundle
-    from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec
+    from vgg_flax.answers.bundle import Bundle
+    from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec
 
     first = backbone["block1_conv1"]
     if how.bgr:

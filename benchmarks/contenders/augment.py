@@ -24,10 +24,10 @@ class Contender:
     def _ours(self, images: np.ndarray) -> Any:
         import jax
 
-        from vgg_flax import augment
-        from vgg_flax.config import AugmentConfig
+        from vgg_flax.network import augment
+        from vgg_flax.settings import AugmentSettings
 
-        config, indices = AugmentConfig(flip=True), jax.numpy.arange(len(images))
+        config, indices = AugmentSettings(flip=True), jax.numpy.arange(len(images))
         return lambda: augment.augment(images, augment.view_keys(0, 1, indices), config).block_until_ready()
 
     def _generator(self, images: np.ndarray) -> Any:

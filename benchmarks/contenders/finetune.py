@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
+from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec
 
 CLASSES, LR = 2, 1e-5
 TRAINED = ("block5_conv1", "block5_conv2", "block5_conv3", "predictions")
@@ -40,9 +41,11 @@ class Contender:
     def _ours(self, images: np.ndarray, labels: np.ndarray) -> tuple[Any, np.ndarray]:
         import jax
 
-        from vgg_flax import batches, model, params, training
+        from vgg_flax.network import model, params
+        from vgg_flax.training import feed as batches
+        from vgg_flax.training import task as training
 
-        spec = model.ModelSpec(model.VGG16, model.HeadSpec(CLASSES, "block5", standardize=False), images.shape[1])
+        spec = ModelSpec(VGG16, HeadSpec(CLASSES, "block5", standardize=False), images.shape[1])
         backbone = params.unflatten(networks.weights("vgg16"))
         network = {"backbone": backbone, "head": {"predictions": head()}}
         maps = np.asarray(jax.jit(lambda p, x: model.bind_backbone(spec, p)(x)["block4"])(backbone, images))

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgg_flax import batches, model, params, training
-from vgg_flax.features import Extractor
-from vgg_flax.preprocess import Preprocessing, normalize
+from vgg_flax.network import model, params
+from vgg_flax.network.extract import Extractor
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
+from vgg_flax.training import feed as batches
+from vgg_flax.training import task as training
 
 
 class Contender:
@@ -18,7 +21,7 @@ class Contender:
         self.versions = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
 
     def prepare(self, case: dict) -> list[float]:
-        spec = model.ModelSpec(model.VGG16, model.HeadSpec(2, standardize=False), 224, "bfloat16")
+        spec = ModelSpec(VGG16, HeadSpec(2, standardize=False), 224, "bfloat16")
         key, preprocessing = jax.random.key(0), Preprocessing(224)
         pictures = np.random.default_rng(0).integers(0, 256, (case["batch"], 224, 224, 3), np.uint8)
         images, backbone = jax.device_put(pictures), model.init_backbone(spec, key)
@@ -30,7 +33,7 @@ class Contender:
         self.run()
         return []
 
-    def _start(self, spec: model.ModelSpec, preprocessing: Preprocessing, network: params.Params, images: jax.Array):
+    def _start(self, spec: ModelSpec, preprocessing: Preprocessing, network: params.Params, images: jax.Array):
         recipe = training.Recipe(spec, 1_000_000, 0.0, "images")
         trainable, frozen = params.partition(network, training.TRAINABLE["all"])
         self._state = training.init_state(recipe, trainable, 1e-5, 1e-2)

@@ -6,6 +6,9 @@ import importlib
 from typing import Any
 
 import numpy as np
+from vgg_flax.answers.scores import cross_entropy
+
+from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec
 
 
 def features(case: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +45,9 @@ class Contender:
     def _ours(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         import jax
 
-        from vgg_flax import batches, evaluate, model, params, training
+        from vgg_flax.network import model, params
+        from vgg_flax.training import feed as batches
+        from vgg_flax.training import task as training
 
         recipe, plan = _recipe(case)
         head = model.init_head(recipe.spec, jax.random.key(0)) | {"standardize": training.standardization(inputs)}
@@ -59,14 +64,16 @@ class Contender:
                 if len(val):
                     whole = params.combine(state["params"], frozen)
                     logits = np.asarray(training.head_logits(recipe.spec, whole["head"], val))
-                    evaluate.cross_entropy(logits, val_labels)
+                    cross_entropy(logits, val_labels)
                     float((logits.argmax(-1) == val_labels).mean())
 
         return run
 
     def _grid(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
-        from vgg_flax import batches, grid, training
-        from vgg_flax.config import Choice
+        from vgg_flax import grid
+        from vgg_flax.settings import Choice
+        from vgg_flax.training import feed as batches
+        from vgg_flax.training import task as training
 
         recipe, plan = _recipe(case)
         choices = [Choice("all", 1e-3 * 1.5 ** (i // 4), 10.0 ** -(i % 4)) for i in range(self._heads)]
@@ -95,8 +102,9 @@ def _recipe(case: dict) -> tuple[Any, Any]:
     """What a step is compiled for, and the plan of an epoch by its number."""
     import functools
 
-    from vgg_flax import batches, model, training
+    from vgg_flax.training import feed as batches
+    from vgg_flax.training import task as training
 
     plan = functools.partial(batches.plan_epoch, case["pictures"], 32, 1, 0)
-    spec = model.ModelSpec(model.VGG16, model.HeadSpec(case["classes"]), 224)
+    spec = ModelSpec(VGG16, HeadSpec(case["classes"]), 224)
     return training.Recipe(spec, case["epochs"] * len(plan(0).indices), 0.1), plan

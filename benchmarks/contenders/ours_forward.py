@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from benchmarks import networks
-from vgg_flax import winograd
-from vgg_flax.model import BACKBONES, HeadSpec, ModelSpec, bind_backbone
-from vgg_flax.params import unflatten
+from vgg_flax.network import winograd
+from vgg_flax.network.model import bind_backbone
+from vgg_flax.network.params import unflatten
+from vgg_flax.network.spec import BACKBONES, HeadSpec, ModelSpec
 
 
 class Contender:

@@ -8,13 +8,13 @@ import time
 import jax
 import numpy as np
 
-from vgg_flax import model
-from vgg_flax.bundle import Bundle
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.answers.predictor import Predictor
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.progress import Stopwatch
 from vgg_flax.live.result import label
-from vgg_flax.predict import Predictor
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.network import model
+from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
 
 
 class Contender:
@@ -23,7 +23,7 @@ class Contender:
         self.versions = {"jax": jax.__version__, "engine": engine}
 
     def prepare(self, case: dict) -> np.ndarray:
-        spec = model.ModelSpec(model.VGG16, model.HeadSpec(2), case["size"])
+        spec = ModelSpec(VGG16, HeadSpec(2), case["size"])
         key = jax.random.key(0)
         backbone = jax.tree.map(np.asarray, model.init_backbone(spec, key))
         params = {"backbone": backbone, "head": model.init_head(spec, key)}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.config import SPLITS, UserError
 from vgg_flax.data import Dataset
-from vgg_flax.preprocess import read_bytes
+from vgg_flax.data.decode import read_bytes
+from vgg_flax.errors import UserError
+from vgg_flax.settings import SPLITS
 
 SYNONYMS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vgg_flax.config import TrainConfig, UserError
+from vgg_flax.errors import UserError
+from vgg_flax.settings import TrainSettings
 
 
 def assign_splits(
@@ -12,7 +13,7 @@ def assign_splits(
     own_splits: np.ndarray,
     contents: np.ndarray,
     classes: tuple[str, ...],
-    config: TrainConfig,
+    config: TrainSettings,
 ) -> np.ndarray:
     """ "train", "val" or "test" for every picture, stratified by class and the same for the same seed.
 

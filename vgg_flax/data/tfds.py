@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.config import UserError
 from vgg_flax.data import Dataset
 from vgg_flax.data.folder import SYNONYMS
+from vgg_flax.errors import UserError
 
 
 def open_dataset(name: str) -> Dataset:

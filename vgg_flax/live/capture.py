@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vgg_flax import preprocess  # noqa: F401  (first: it limits the size of pictures, which OpenCV reads at import)
+from vgg_flax.network import preprocess  # noqa: F401  (first: it limits the size of pictures, which OpenCV reads at import)
 
 import cv2  # isort: skip
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from vgg_flax.live.capture import MISSES, TIMEOUT, Frame, grab
 
 import cv2  # isort: skip  (after capture)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from vgg_flax.live.overlay import compose, letterbox
 from vgg_flax.live.result import Result
 

@@ -12,7 +12,7 @@ from vgg_flax.live.result import Result
 import cv2  # isort: skip  (after result)
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and nothing here needs it
-    from vgg_flax.predict import Prediction
+    from vgg_flax.answers.predictor import Prediction
 
 SHORTEST, LONGEST = 640, 1920  # bounds of a view's long side in pixels
 ROOM = (400, 360)  # width and height that the panel needs at least

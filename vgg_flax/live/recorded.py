@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.data.decode import decode, read_bytes
+from vgg_flax.errors import BadImage, UserError
 from vgg_flax.live.capture import MISSES, Frame, frame_rate, grab, open_stream, opened
-from vgg_flax.preprocess import BadImage, decode, read_bytes
 
 import cv2  # isort: skip  (after capture)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.progress import Stopwatch
-from vgg_flax.preprocess import prepare_frame
+from vgg_flax.network.preprocess import prepare_frame
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and nothing here needs it
-    from vgg_flax.predict import Prediction, Predictor
+    from vgg_flax.answers.predictor import Prediction, Predictor
 
 
 @dataclasses.dataclass(frozen=True)

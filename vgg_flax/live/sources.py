@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 from vgg_flax.live.capture import Source, open_camera, open_stream
 from vgg_flax.live.newest import LiveSource
 from vgg_flax.live.recorded import PICTURES, Pictures, VideoFile

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 MAX_FILE_BYTES = 4 << 30  # VGG19 with its top and Adam's state is 1.7 GB
 MAX_TENSOR_BYTES = 1 << 30  # the largest tensor of VGG, fc1's kernel, is 411 MB

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgg_flax.config import UserError
+from vgg_flax.errors import UserError
 
 if TYPE_CHECKING:
-    from vgg_flax.bundle import Bundle
+    from vgg_flax.answers.bundle import Bundle
     from weights_convert.rounding import Weights
 
 # format: (module, what it is); each module's `write(bundle, path, format)` makes the whole file at `path`,

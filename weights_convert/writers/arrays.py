@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vgg_flax.bundle import Bundle
-from vgg_flax.config import UserError
-from vgg_flax.params import Params, flatten
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.errors import UserError
+from vgg_flax.network.params import Params, flatten
 from weights_convert.rules import CAFFE, DIALECTS, TOP_LAYERS, conv_names
 from weights_convert.store import Entry, write_safetensors
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from vgg_flax import __version__
-from vgg_flax.bundle import Bundle
-from vgg_flax.params import flatten
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.network.params import flatten
 from weights_convert.writers import measured
 from weights_convert.writers.markdown import plain, printable, quoted, table
 

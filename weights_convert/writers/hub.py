@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vgg_flax import bundle as bundles
-from vgg_flax.config import UserError
+from vgg_flax.answers import bundle as bundles
+from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
 from weights_convert.writers import card
 

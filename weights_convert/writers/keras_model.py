@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.bundle import Bundle
-from vgg_flax.config import UserError
-from vgg_flax.model import POOLED_BLOCKS, dense_layers
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.errors import UserError
+from vgg_flax.network.spec import POOLED_BLOCKS, dense_layers
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
 

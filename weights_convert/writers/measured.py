@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from vgg_flax.bundle import Bundle
+from vgg_flax.answers.bundle import Bundle
 from weights_convert.writers.markdown import plain, quoted, table
 
 MANY = 20  # classes: the confusion matrix of more is not shown

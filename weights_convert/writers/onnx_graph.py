@@ -17,8 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vgg_flax import __version__
-from vgg_flax.bundle import Bundle
-from vgg_flax.model import POOLED_BLOCKS, dense_layers
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.network.spec import POOLED_BLOCKS, dense_layers
 from weights_convert.rounding import Weights, to_int8
 
 OPSET, IR_VERSION = 17, 8

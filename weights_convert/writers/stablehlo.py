@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from vgg_flax.bundle import Bundle
-from vgg_flax.model import bind
-from vgg_flax.preprocess import normalize
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.network.model import bind
+from vgg_flax.network.preprocess import normalize
 
 PLATFORMS = ("cpu", "cuda")
 NO_FOLDERS = "jax_hlo_source_file_canonicalization_regex"  # the file names each source file, but not where it lies

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vgg_flax.config import AugmentConfig
+from vgg_flax.settings import AugmentSettings
+
+VERSION = 1  # of the pixels that come out; part of the name under which features are kept
 
 
-def view_keys(seed: int, view: int, indices: jax.Array) -> jax.Array:
-    """A key for every picture of a view, the same whatever batch it travels in. indices: int `[batch]`."""
-    key = jax.random.fold_in(jax.random.key(seed), view)
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+def view_keys(seed: int, view: int, contents: Sequence[str]) -> jax.Array:
+    """A key for every picture of a view, from its content alone: the same in any batch and any data set.
+
+    Args:
+      contents: SHA-256 of the encoded pictures, hexadecimal, `[batch]`.
+    """
+    words = np.array([[int(content[:8], 16), int(content[8:16], 16)] for content in contents], np.uint32)
+    return _fold_in(jax.random.fold_in(jax.random.key(seed), view), words)
+
+
+@jax.jit
+def _fold_in(key: jax.Array, words: jax.Array) -> jax.Array:
+    return jax.vmap(lambda pair: jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1]))(words)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def augment(images: jax.Array, keys: jax.Array | None, config: AugmentConfig) -> jax.Array:
+def augment(images: jax.Array, keys: jax.Array | None, config: AugmentSettings) -> jax.Array:
     """RGB `[batch, height, width, 3]` in 0..255, one key each -> float32 of the same shape and range.
 
     Rotation, shift, zoom and mirror image are one bilinear warp whose outside repeats the border; contrast and
@@ -29,7 +42,7 @@ def augment(images: jax.Array, keys: jax.Array | None, config: AugmentConfig) ->
     return jax.vmap(lambda image, key: _augment_one(image, key, config))(images, keys)
 
 
-def _augment_one(image: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
+def _augment_one(image: jax.Array, key: jax.Array, config: AugmentSettings) -> jax.Array:
     angle, zoom, down, right, mirror, contrast, brightness = jax.random.uniform(key, (7,), minval=-1.0)
     matrix = _rotation_and_zoom(jnp.deg2rad(config.rotation * angle), 1 + config.zoom * zoom)
     if config.flip:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
@@ -49,27 +49,6 @@ def supports(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
     """How many pictures there are, as in `evaluate`: for a split that nothing is measured on."""
     counts = np.bincount(labels, minlength=len(classes))
     return {"count": len(labels), "per_class": {name: {"support": int(counts[i])} for i, name in enumerate(classes)}}
-
-
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats. logits `[n, classes]`, labels int `[n]`."""
-    likelihood = log_softmax(logits.astype(np.float64), axis=-1)[np.arange(len(labels)), labels]
-    return float(np.maximum(0.0, -likelihood.mean()))  # not max(), which would turn NaN into 0
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in [1, 10] that makes validation likeliest.
-
-    Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. Never below 1: on a
-    validation set without a single mistake the likelihood would have it shrink to nothing.
-    """
-    from scipy.optimize import minimize_scalar
-
-    found: Any = minimize_scalar(
-        lambda log_t: cross_entropy(logits / np.exp(log_t), labels), bounds=(0.0, np.log(10.0)), method="bounded"
-    )
-    at_one, at_best = cross_entropy(logits, labels), float(found.fun)
-    return float(np.exp(found.x)) if at_best < at_one else 1.0
 
 
 def mistakes(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[tuple[int, int, float]]:

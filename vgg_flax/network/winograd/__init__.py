@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vgg_flax.winograd.build import TARGET, Unavailable, load
+from vgg_flax.network.winograd.build import TARGET, Unavailable, load
 
 __all__ = ["Packed", "Unavailable", "features", "load", "pack"]
 
+VERSION = 1  # of the bits that come out; part of the name under which features are kept
 PANEL = 16  # output channels that the kernel keeps side by side; must match kernel.cc
 ALIGNMENT = 64  # bytes: XLA takes a host array as it is only from such an address
 

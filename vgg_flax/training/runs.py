@@ -24,8 +24,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from vgg_flax import __version__
-from vgg_flax.config import AugmentConfig, TrainConfig, UserError
+from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
+from vgg_flax.settings import AugmentSettings, TrainSettings
 
 COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_second", "seconds"
@@ -45,7 +46,7 @@ class Stopped(Exception):
 class Run:
     """One run folder. Create it with `open_run`."""
 
-    def __init__(self, folder: Path, config: TrainConfig, resumed: bool):
+    def __init__(self, folder: Path, config: TrainSettings, resumed: bool):
         self.folder, self.config, self.resumed = folder, config, resumed
         self._lock = FileLock(folder / ".lock")
         try:
@@ -144,12 +145,12 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def settings(config: TrainConfig) -> dict[str, Any]:
+def settings(config: TrainSettings) -> dict[str, Any]:
     """The settings that decide what a run computes, as plain types."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_KEPT}
 
 
-def open_run(config: TrainConfig) -> Run:
+def open_run(config: TrainSettings) -> Run:
     """A new run folder, or with `config.resume` an old one with the settings it was started with.
 
     Raises:
@@ -165,7 +166,7 @@ def open_run(config: TrainConfig) -> Run:
         raise UserError(f"--resume: {folder} is no run; expected a config.yaml in it.")
     stored = yaml.safe_load(path.read_text())["settings"]
     before = dataclasses.replace(
-        TrainConfig(**{**stored, "augment": AugmentConfig(**stored["augment"])}),
+        TrainSettings(**{**stored, "augment": AugmentSettings(**stored["augment"])}),
         resume=True,
         project=config.project,
         name=folder.name,
@@ -174,9 +175,9 @@ def open_run(config: TrainConfig) -> Run:
     return Run(folder, before, resumed=True)
 
 
-def _refuse_changes(config: TrainConfig, before: TrainConfig, folder: Path) -> None:
+def _refuse_changes(config: TrainSettings, before: TrainSettings, folder: Path) -> None:
     """What was typed now must be what the run was started with; what was not typed is taken from the run."""
-    default, typed, resolved, kept = map(settings, (TrainConfig(), config, config.resolved(), before))
+    default, typed, resolved, kept = map(settings, (TrainSettings(), config, config.resolved(), before))
     for name, value in typed.items():
         if value != default[name] and resolved[name] != kept[name]:
             raise UserError(
@@ -192,7 +193,7 @@ def _newest(project: Path) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime).parent
 
 
-def _new_folder(config: TrainConfig) -> Path:
+def _new_folder(config: TrainSettings) -> Path:
     """--name once more, train, train2, ...: the first that is free."""
     stem = config.name or "train"
     for number in itertools.count(1):

@@ -7,19 +7,21 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from vgg_flax import preprocess
-from vgg_flax.config import UserError, cache_dir
+from vgg_flax.cache import cache_dir
 from vgg_flax.console import bar
 from vgg_flax.data import Dataset
+from vgg_flax.data.decode import decode
+from vgg_flax.errors import BadImage, UserError
 from vgg_flax.files import write_atomic
-from vgg_flax.preprocess import BadImage, Preprocessing
+from vgg_flax.network import preprocess
+from vgg_flax.network.spec import Preprocessing
 
 T = TypeVar("T")
 THREADS = 8
@@ -95,7 +97,7 @@ def _decode_all(
 
     def load(index: int) -> np.ndarray | str:
         try:
-            return preprocess.resize(preprocess.decode(dataset.read(index)), preprocessing)
+            return preprocess.resize(decode(dataset.read(index)), preprocessing)
         except BadImage as bad:
             return str(bad)
 
@@ -144,16 +146,3 @@ def _keep_first(images: np.memmap, count: int, path: Path) -> None:
 
 def _strict_message(name: str, reason: str) -> str:
     return f"{name}: {reason}. Mend or remove it, or leave out --strict to go on without it."
-
-
-def prefetch(fetch: Callable[[int], T], count: int, ahead: int = 32) -> Iterator[T]:
-    """fetch(0), fetch(1), ... in order, computed ahead by threads."""
-    import grain
-
-    options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
-    dataset: Any = grain.MapDataset.range(count).map(lambda i: fetch(int(i))).to_iter_dataset(options)
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()

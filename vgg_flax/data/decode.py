@@ -1,47 +1,17 @@
-"""From a picture to network input, the one place for training, evaluation, prediction, webcam and export.
-
-Two halves: on the host, any picture becomes uint8 RGB `[size, size, 3]`; on the device, uint8 RGB becomes the
-normalised float input. What was done is written down in a `Preprocessing` record that travels with the weights.
-"""
+"""Encoded pictures -> uint8 RGB, upright, 8 bits."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-KERAS_MEAN = (123.68, 116.779, 103.939)  # RGB, of the ImageNet weights that Keras distributes
+from vgg_flax.errors import BadImage
+from vgg_flax.network.preprocess import resize
+from vgg_flax.network.spec import Preprocessing
 
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How a picture becomes network input. Stored beside every set of weights.
-
-    Attributes:
-      image_size: side of the square input in pixels.
-      mean, std: per channel, RGB, in units of 0..255; the input is (rgb - mean) / std.
-      resize: `squash` scales both sides to `image_size`, whatever the aspect ratio.
-    """
-
-    image_size: int
-    mean: tuple[float, float, float] = KERAS_MEAN
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    resize: Literal["squash"] = "squash"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
-        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std}: expected three numbers each, std above 0.")
-        if self.resize != "squash":
-            raise ValueError(f"resize is {self.resize!r}, expected 'squash'.")
-
-
-class BadImage(Exception):
-    """A picture that can't be used; the message is the reason."""
+VERSION = 1  # of the pixels that come out; part of the name under which they are kept
 
 
 def load_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:
@@ -111,22 +81,3 @@ def _why_undecodable(data: bytes) -> str:
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         return "HEIC, which OpenCV can't read: convert it to JPEG"
     return "not a picture"
-
-
-def resize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """uint8 RGB `[height, width, 3]` -> uint8 RGB `[size, size, 3]`."""
-    size = preprocessing.image_size
-    shrinks = image.shape[0] > size or image.shape[1] > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-
-def prepare_frame(frame: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """A camera frame, uint8 BGR `[height, width, 3]` -> uint8 RGB `[size, size, 3]`."""
-    return resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), preprocessing)
-
-
-def normalize(images: Any, preprocessing: Preprocessing) -> Any:
-    """RGB `[..., 3]` in 0..255, NumPy or JAX, any real dtype -> float32 network input of the same shape."""
-    mean = np.asarray(preprocessing.mean, np.float32)
-    std = np.asarray(preprocessing.std, np.float32)
-    return (images.astype(np.float32) - mean) / std

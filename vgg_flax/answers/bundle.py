@@ -1,7 +1,7 @@
 """A trained model on disk: `model.safetensors` and `model.json`, all that is needed to use it.
 
-The JSON file holds what the arrays can't say: the architecture, the class names, the preprocessing record, the
-temperature of the softmax, and how the model came to be. Format 1; parameter paths are those of `params`.
+The JSON file holds what the arrays can't say: the architecture, the class names, the preprocessing record, the judge,
+and how the model came to be. Format 1; parameter paths are those of `params`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from vgg_flax import params as param_tools
-from vgg_flax.config import UserError
+from vgg_flax.answers.judge import Judge
+from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
-from vgg_flax.model import BackboneSpec, HeadSpec, ModelSpec, abstract_params
-from vgg_flax.preprocess import Preprocessing
+from vgg_flax.network import params as param_tools
+from vgg_flax.network.model import abstract_params
+from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
 
 FORMAT = 1
 ARRAYS, RECORD = "model.safetensors", "model.json"
@@ -33,7 +34,7 @@ class Bundle:
       params: nested dict of float32 arrays.
       classes: names, in the order of the logits.
       preprocessing: how a picture becomes network input.
-      temperature: the logits are divided by this before the softmax.
+      judge: what its probabilities are worth.
       training: where the model comes from: data, settings, metrics. Free form, JSON types only.
     """
 
@@ -41,7 +42,7 @@ class Bundle:
     params: param_tools.Params
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    temperature: float = 1.0
+    judge: Judge = Judge()
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -57,7 +58,7 @@ def save(bundle: Bundle, folder: Path) -> None:
         "precision": bundle.spec.precision,
         "preprocessing": dataclasses.asdict(bundle.preprocessing),
         "classes": bundle.classes,
-        "temperature": bundle.temperature,
+        "judge": dataclasses.asdict(bundle.judge),
         "training": bundle.training,
     }
     write_atomic(folder / RECORD, json.dumps(record, indent=2).encode())
@@ -75,17 +76,17 @@ def load(path: str | Path) -> Bundle:
         if record["format"] != FORMAT:
             raise UserError(f"{folder / RECORD} has format {record['format']}, expected {FORMAT}: update vgg_flax.")
         backbone = BackboneSpec(record["backbone"]["name"], tuple(map(tuple, record["backbone"]["blocks"])))
-        head = HeadSpec(**record["head"] | {"hidden": tuple(record["head"]["hidden"])})
+        head = HeadSpec(**record["head"] | {key: tuple(record["head"][key]) for key in ("blocks", "pools", "hidden")})
         preprocessing = Preprocessing(**record["preprocessing"])
         spec = ModelSpec(backbone, head, preprocessing.image_size, record["precision"])
         flat = safetensors.numpy.load_file(folder / ARRAYS)
         params = param_tools.merge_strict(abstract_params(spec), param_tools.unflatten(flat))
-        classes = tuple(record["classes"])
+        classes, judge = tuple(record["classes"]), Judge(**record["judge"])
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} holds no usable model: {type(error).__name__}: {error}.") from None
     if len(classes) != head.classes:
         raise UserError(f"{folder / RECORD} names {len(classes)} classes, expected {head.classes}.")
-    return Bundle(spec, params, classes, preprocessing, float(record["temperature"]), record["training"])
+    return Bundle(spec, params, classes, preprocessing, judge, record["training"])
 
 
 def find(path: Path) -> Path:

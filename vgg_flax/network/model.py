@@ -6,78 +6,18 @@ table 1, columns D (VGG16) and E (VGG19). Layer names are Keras's; pictures are 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from vgg_flax.params import Params
-from vgg_flax.winograd import trained
+from vgg_flax.network.params import Params
+from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, conv_layers, dense_layers, pooled_columns
+from vgg_flax.network.winograd import trained
 
-Features = Literal["flatten", "block3", "block4", "block5", "block5_max", "all"]
 GLOROT = nnx.initializers.glorot_uniform()  # Keras's default for convolutions and dense layers
-POOLED_BLOCKS = {"block3": (3,), "block4": (4,), "block5": (5,), "block5_max": (5,), "all": (3, 4, 5)}
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneSpec:
-    """Output channels of every 3x3 convolution, block by block; each block ends in a 2x2 max-pool."""
-
-    name: str
-    blocks: tuple[tuple[int, ...], ...]
-
-
-VGG16 = BackboneSpec("vgg16", ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3))
-VGG19 = BackboneSpec("vgg19", ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4))
-BACKBONES = {spec.name: spec for spec in (VGG16, VGG19)}
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadSpec:
-    """Dense layers on top of the backbone.
-
-    Attributes:
-      classes: number of logits.
-      features: what the head reads: `flatten` (block5, row by row), average-pooled block outputs, or block5's maxima
-        (for imported heads).
-      hidden: widths of the ReLU layers fc1, fc2, ...
-      dropout: share of hidden units dropped in training.
-      standardize: shift and scale the features by constants measured on the training pictures.
-    """
-
-    classes: int
-    features: Features = "all"
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
-    standardize: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """A whole network. Frozen and hashable: a static argument to `jax.jit`."""
-
-    backbone: BackboneSpec
-    head: HeadSpec
-    image_size: int
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    @property
-    def head_inputs(self) -> int:
-        """Number of features that the head reads."""
-        channels = {i: block[-1] for i, block in enumerate(self.backbone.blocks, 1)}
-        if self.head.features == "flatten":
-            return (self.image_size // 2 ** len(channels)) ** 2 * channels[len(channels)]
-        return sum(channels[block] for block in POOLED_BLOCKS[self.head.features])
-
-
-def imagenet_head(classes: int = 1000) -> HeadSpec:
-    """The original three fully connected layers, which the notebook head repeats."""
-    return HeadSpec(classes, "flatten", (4096, 4096), standardize=False)
 
 
 class Backbone(nnx.Module):
@@ -171,7 +111,7 @@ class VGG(nnx.Module):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Normalised images `[batch, size, size, 3]` -> what the head reads, float32 `[batch, head_inputs]`."""
-        return gather_features(self.backbone(images), self.spec.head.features)
+        return read_blocks(self.backbone(images), self.spec.head)
 
     def classify(self, features: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Features `[batch, head_inputs]` -> logits `[batch, classes]`, float32."""
@@ -179,9 +119,9 @@ class VGG(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_backbone(spec: ModelSpec, key: jax.Array) -> Params:
+def init_backbone(spec: BackboneSpec, key: jax.Array) -> Params:
     """Random convolutions, as Keras draws them: Glorot uniform kernels, zero biases."""
-    return nnx.to_pure_dict(nnx.state(Backbone(spec.backbone, jnp.dtype(spec.precision), nnx.Rngs(key))))
+    return nnx.to_pure_dict(nnx.state(Backbone(spec, jnp.dtype("float32"), nnx.Rngs(key))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -201,10 +141,9 @@ def bind(spec: ModelSpec, params: Params) -> VGG:
     return nnx.merge(_graph(lambda: VGG(spec, nnx.Rngs(0))), params)
 
 
-def bind_backbone(spec: ModelSpec, params: Params) -> Backbone:
+def bind_backbone(spec: BackboneSpec, precision: str, params: Params) -> Backbone:
     """The convolutions alone, from `params["backbone"]`."""
-    dtype = jnp.dtype(spec.precision)
-    return nnx.merge(_graph(lambda: Backbone(spec.backbone, dtype, nnx.Rngs(0))), params)
+    return nnx.merge(_graph(lambda: Backbone(spec, jnp.dtype(precision), nnx.Rngs(0))), params)
 
 
 def bind_head(spec: ModelSpec, params: Params) -> Head:
@@ -216,31 +155,33 @@ def _graph(build: Callable[[], nnx.Module]) -> nnx.GraphDef:
     return nnx.split(nnx.eval_shape(build))[0]
 
 
-def gather_features(blocks: dict[str, jax.Array], features: Features) -> jax.Array:
-    """Block outputs -> float32 `[batch, n]`: block5 flattened, or pooled over height and width, side by side."""
-    if features == "flatten":
+def pool(blocks: dict[str, jax.Array], numbers: Iterable[int], pools: Iterable[str]) -> jax.Array:
+    """Averages and maxima of block outputs over height and width, side by side: float32 `[batch, n]`, block by block."""
+    kinds = {"average": jnp.mean, "maximum": jnp.max}
+    pools = tuple(pools)
+    parts = [kinds[kind](blocks[f"block{i}"].astype(jnp.float32), (1, 2)) for i in numbers for kind in pools]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def read_blocks(blocks: dict[str, jax.Array], head: HeadSpec) -> jax.Array:
+    """Block outputs -> what a head reads of them, float32 `[batch, head_inputs]`."""
+    if head.flat:
         last = blocks["block5"]
         return last.reshape(last.shape[0], -1).astype(jnp.float32)
-    if features == "block5_max":
-        return blocks["block5"].astype(jnp.float32).max((1, 2))
-    pooled = [blocks[f"block{i}"].astype(jnp.float32).mean((1, 2)) for i in POOLED_BLOCKS[features]]
-    return jnp.concatenate(pooled, axis=-1)
+    return pool(blocks, head.blocks, head.pools)
 
 
-def feature_columns(spec: ModelSpec, features: Features) -> np.ndarray:
-    """Where `features` lie among those that the head of `spec` reads: int `[n]`."""
-    if features == "flatten":
-        return np.arange(spec.head_inputs)
-    blocks = POOLED_BLOCKS[spec.head.features]
-    owners = np.repeat(blocks, [spec.backbone.blocks[i - 1][-1] for i in blocks])
-    return np.flatnonzero(np.isin(owners, POOLED_BLOCKS[features]))
+def read_stored(spec: ModelSpec, what: str, backbone: Params, stored: jax.Array) -> jax.Array:
+    """What the head reads, float32 `[batch, head_inputs]`, from what is kept of a picture.
 
-
-def conv_layers(spec: BackboneSpec) -> list[tuple[str, int]]:
-    """(Keras layer name, output channels) of every convolution, in order."""
-    return [(f"block{i}_conv{j}", out) for i, block in enumerate(spec.blocks, 1) for j, out in enumerate(block, 1)]
-
-
-def dense_layers(spec: HeadSpec) -> list[tuple[str, int]]:
-    """(Keras layer name, width) of every dense layer, in order."""
-    return [(f"fc{i}", out) for i, out in enumerate(spec.hidden, 1)] + [("predictions", spec.classes)]
+    Args:
+      what: `pooled`, a map such as `block4`, or `images`, normalised: see `Cut.stored`.
+      backbone: its parameters; those of the layers above `what` are used.
+      stored: float32 `[batch, ...]`.
+    """
+    if what == "pooled":
+        return stored[:, pooled_columns(spec.backbone, spec.head.blocks, spec.head.pools)]
+    if what == "block5":
+        return read_blocks({"block5": stored}, spec.head)
+    first = 1 if what == "images" else int(what.removeprefix("block")) + 1
+    return read_blocks(bind_backbone(spec.backbone, spec.precision, backbone)(stored, first), spec.head)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vgg_flax.batches import Batches
-from vgg_flax.model import ModelSpec, bind_backbone, bind_head, gather_features
-from vgg_flax.params import Params, combine, flatten, unflatten
+from vgg_flax.network.model import bind_backbone, bind_head, gather_features
+from vgg_flax.network.params import Params, combine, flatten, unflatten
+from vgg_flax.network.spec import ModelSpec
+from vgg_flax.training.feed import Batches
 
 State = dict[str, Any]
 Loss = Callable[[Params], tuple[jax.Array, dict[str, jax.Array]]]  # what is trained -> mean loss, sums

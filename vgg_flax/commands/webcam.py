@@ -16,14 +16,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from vgg_flax import config
+from vgg_flax import settings as config
+from vgg_flax.cli import fail, parse
+from vgg_flax.errors import UserError
 
 if TYPE_CHECKING:  # the names in annotations; nothing is imported
+    from vgg_flax.answers.predictor import Predictor
     from vgg_flax.live.capture import Source
     from vgg_flax.live.output import JsonLines, Recording
     from vgg_flax.live.progress import StatusLine, Stopwatch
     from vgg_flax.live.window import Window
-    from vgg_flax.predict import Predictor
 
 # The libraries read these once, when they are imported; `run` imports them, so that --help needn't wait.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # one picture at a time needs little of a GPU
@@ -35,7 +37,7 @@ NO_SIGNAL_AFTER = 1.0  # seconds without a frame until the old label is taken of
 
 
 @dataclasses.dataclass(frozen=True)
-class WebcamConfig:
+class WebcamSettings:
     """Label what a camera, a video, a stream or a folder of pictures shows. q, Esc or closing the window quits."""
 
     model: Annotated[Path | None, config.Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
@@ -55,22 +57,22 @@ class WebcamConfig:
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
-            raise config.UserError(f"--max-frames is {self.max_frames}, expected at least 1.")
+            raise UserError(f"--max-frames is {self.max_frames}, expected at least 1.")
 
 
 def main(args: list[str] | None = None) -> None:
-    settings = config.parse(WebcamConfig, args=args)
+    settings = parse(WebcamSettings, args=args)
     for number in (signal.SIGTERM, signal.SIGINT):  # both end as Ctrl-C does, also where a script runs it with `&`
         signal.signal(number, signal.default_int_handler)
     try:
         run(settings)
-    except config.UserError as error:
-        config.fail(error)
+    except UserError as error:
+        fail(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def run(settings: WebcamConfig) -> None:
+def run(settings: WebcamSettings) -> None:
     """From the source to the last frame. Whatever happens, files end up readable and the camera free."""
     from vgg_flax.live import output, progress, sources, window
 
@@ -102,7 +104,7 @@ def load_model(path: Path | None, status: StatusLine) -> Predictor:
     status.busy("loading the model ...")
     import numpy as np
 
-    from vgg_flax import predict
+    from vgg_flax.answers import predictor as predict
     from vgg_flax.compilation import keep_compiled_programs
 
     keep_compiled_programs()

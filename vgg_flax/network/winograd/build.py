@@ -56,9 +56,7 @@ def load(cache_dir: Path | None = None, say: Callable[[str], object] = print) ->
         if _library is not None:
             return
         if cache_dir is None:
-            from vgg_flax import config
-
-            cache_dir = config.cache_dir()
+            cache_dir = cache_dir()
         path = build(cache_dir / "winograd", say)
         try:
             library = ctypes.CDLL(str(path))

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgg_flax.augment import view_keys
-from vgg_flax.data.loader import prefetch
+from vgg_flax.data.photos import prefetch
+from vgg_flax.network.augment import view_keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,14 @@ python train.py --data tfds:tf_flowers   # TensorFlow Datasets
 
 from __future__ import annotations
 
-from vgg_flax.config import SPLITS, TrainConfig, UserError, fail, parse
+from vgg_flax.answers.scores import cross_entropy, fit_temperature
+from vgg_flax.cli import fail, parse
+from vgg_flax.errors import UserError
+from vgg_flax.network.spec import BACKBONES, HeadSpec, ModelSpec
+from vgg_flax.settings import SPLITS, TrainSettings
 
 if __name__ == "__main__":
-    CONFIG = parse(TrainConfig, __doc__)  # --help and typing mistakes are answered before JAX is imported
+    CONFIG = parse(TrainSettings, __doc__)  # --help and typing mistakes are answered before JAX is imported
 
 import dataclasses
 import functools
@@ -24,14 +28,22 @@ import jax
 import numpy as np
 
 import weights_convert
-from vgg_flax import augment, batches, bundle, console, evaluate, grid, model, params, runs, training
-from vgg_flax.checkpoint import Checkpoints
+from vgg_flax import console, grid
+from vgg_flax.answers import bundle
 from vgg_flax.compilation import keep_compiled_programs
 from vgg_flax.data import open_dataset
-from vgg_flax.data.loader import load_pictures
+from vgg_flax.data.photos import load_pictures
 from vgg_flax.data.split import assign_splits
-from vgg_flax.features import Extractor, batch_size, extract_view
-from vgg_flax.preprocess import Preprocessing, normalize
+from vgg_flax.insight import metrics as evaluate
+from vgg_flax.network import augment, model, params
+from vgg_flax.network.extract import Extractor, batch_size
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.network.spec import Preprocessing
+from vgg_flax.store import extract_view
+from vgg_flax.training import feed as batches
+from vgg_flax.training import runs
+from vgg_flax.training import task as training
+from vgg_flax.training.checkpoint import Checkpoints
 
 HIDDEN = {"linear": (), "logreg": (), "mlp": (256,), "notebook": (4096, 4096)}
 
@@ -156,7 +168,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
     # Evaluation, on pictures that nothing above has looked at.
     with clock("evaluation"):
         scores = {split: logits(best, split) for split in ("val", "test")}
-        temperature = evaluate.fit_temperature(scores["val"], labels[rows["val"]])
+        temperature = fit_temperature(scores["val"], labels[rows["val"]])
         results = {
             split: evaluate.evaluate(scores[split], labels[rows[split]], dataset.classes, temperature)
             for split in ("test", "val")
@@ -165,7 +177,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
     # What the run leaves behind.
     with clock("report"):
-        from vgg_flax import report  # matplotlib is slow to import
+        from vgg_flax.report import pictures as report  # matplotlib is slow to import
 
         whole = params.combine(best, frozen)
         record = {"data": config.data, "weights": weights.source, "random_weights": weights.random}
@@ -194,7 +206,7 @@ def train(run: runs.Run, check: Callable[[], None]) -> None:
 
 def fit(
     run: runs.Run,
-    config: TrainConfig,
+    config: TrainSettings,
     recipe: training.Recipe,
     state: training.State,
     frozen: params.Params,
@@ -229,7 +241,7 @@ def fit(
                 "epoch": epoch + 1,
                 "train_loss": totals["loss"] / totals["count"],
                 "train_accuracy": totals["correct"] / totals["count"],
-                "val_loss": evaluate.cross_entropy(val_logits, val_labels),
+                "val_loss": cross_entropy(val_logits, val_labels),
                 "val_accuracy": float((val_logits.argmax(-1) == val_labels).mean()),
                 "lr": float(state["lr"]) * float(share(int(state["step"]) - 1)),
                 "images_per_second": totals["count"] / seconds,
@@ -253,20 +265,20 @@ def fit(
         return checkpoints.restore(best_epoch, state)["params"], best_epoch, log
 
 
-def make_spec(config: TrainConfig, classes: int) -> model.ModelSpec:
+def make_spec(config: TrainSettings, classes: int) -> ModelSpec:
     """The network that the settings describe."""
     notebook = config.head == "notebook"
-    head = model.HeadSpec(
+    head = HeadSpec(
         classes=classes,
         features="flatten" if notebook else ("all" if config.features == "auto" else config.features),
         hidden=HIDDEN[config.head],
         dropout=config.dropout,
         standardize=not notebook,
     )
-    return model.ModelSpec(model.BACKBONES[config.model], head, config.size, config.precision)
+    return ModelSpec(BACKBONES[config.model], head, config.size, config.precision)
 
 
-def load_weights(config: TrainConfig, spec: model.ModelSpec) -> weights_convert.Weights:
+def load_weights(config: TrainSettings, spec: ModelSpec) -> weights_convert.Weights:
     """The backbone that `--weights` names."""
     if config.weights != "random":
         try:
@@ -280,7 +292,7 @@ def load_weights(config: TrainConfig, spec: model.ModelSpec) -> weights_convert.
 
 
 def read_maps(
-    spec: model.ModelSpec,
+    spec: ModelSpec,
     weights: weights_convert.Weights,
     maps: np.ndarray,
     rows: np.ndarray,
@@ -309,7 +321,7 @@ class Clock:
         self.seconds[stage] = round(time.monotonic() - start, 3)
 
 
-def main(config: TrainConfig) -> None:
+def main(config: TrainSettings) -> None:
     """Open the run, train, and turn what a person can mend into one line."""
     interrupt = runs.Interrupt()
     keep_compiled_programs()

@@ -1,0 +1,100 @@
+"""The one way a command line becomes settings. Nothing here imports JAX: --help and typing mistakes are answered first."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+from tyro import _errors as mistakes  # its hook is private still, hence the narrow range of versions that is asked for
+
+from vgg_flax.errors import UserError
+
+T = TypeVar("T")
+Alias = tyro.conf.arg
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+
+
+def parse(settings: type[T], description: str | None = None, args: list[str] | None = None, prog: str = "") -> T:
+    """Settings from the command line. A mistake prints one line, names the nearest option, and exits with 2.
+
+    Args:
+      settings: a dataclass, or a union of annotated ones for sub-commands.
+      prog: what the usage line calls the program; unset: what was typed.
+    """
+    args = sys.argv[1:] if args is None else args
+
+    def explain(mistake: Any) -> None:
+        raise UserError(f"{_one_line(mistake, settings)} All options: --help")
+
+    try:
+        with mistakes.on_parse_error(explain):
+            return tyro.cli(settings, description=description, args=args, prog=prog or None, config=MARKERS)
+    except UserError as error:
+        fail(error)
+
+
+def _one_line(mistake: Any, settings: Any) -> str:
+    """What is wrong, and what was probably meant."""
+    match mistake:
+        case mistakes.UnrecognizedArgs():
+            return _unknown(mistake.tokens, settings)
+        case mistakes.InvalidChoice():
+            choices = ", ".join(mistake.choices)
+            return f"{_option(mistake.argument)} is {mistake.value!r}, expected one of {choices}."
+        case mistakes.BadValue():
+            return f"{_option(mistake.argument)} needs a value, expected {mistake.argument.lowered.metavar}."
+        case mistakes.MissingArgs():
+            missing = ", ".join(_option(one.arg) for one in mistake.missing_arguments)
+            extra = f" {_unknown(mistake.unrecognized_tokens, settings)}" if mistake.unrecognized_tokens else ""
+            return f"missing: {missing}.{extra}"
+        case mistakes.MissingSubcommand():
+            known = list(mistake.subcommand_spec.parser_from_name)
+            found = mistake.found_token
+            return (
+                f"{found!r} is no command{nearest(found, known)}" if found else f"expected one of {', '.join(known)}."
+            )
+        case mistakes.InstantiationFailure(argument=None):
+            return f"{mistake.message}"
+        case mistakes.InstantiationFailure():
+            expected = mistake.argument.lowered.metavar or ""
+            found = mistake.message.rpartition("from [")[2].partition("]")[0] or mistake.message
+            return f"{_option(mistake.argument)} is {found}, expected {expected.removeprefix('{None}|')}."
+    return f"{type(mistake).__name__} in what was typed."
+
+
+def _option(argument: Any) -> str:
+    flags = argument.lowered.name_or_flags
+    return next((flag for flag in reversed(flags) if flag.startswith("--")), flags[0])
+
+
+def _unknown(tokens: list[str], settings: Any) -> str:
+    wrong = next((token for token in tokens if token.startswith("-")), tokens[0])
+    return f"unknown option {wrong}{nearest(wrong.partition('=')[0], option_names(settings))}"
+
+
+def option_names(settings: Any) -> list[str]:
+    """Every --option of a settings dataclass, groups included."""
+    names = []
+    for annotated in getattr(settings, "__args__", (settings,)):  # sub-commands: a union
+        plain = getattr(annotated, "__origin__", annotated)
+        for name, field in getattr(plain, "__dataclass_fields__", {}).items():
+            inner = getattr(field.default_factory, "__dataclass_fields__", None) or getattr(
+                type(field.default), "__dataclass_fields__", None
+            )
+            names += [f"--{one.replace('_', '-')}" for one in (inner or [name])]
+    return names
+
+
+def nearest(typed: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest of `known`, or a full stop."""
+    closest = difflib.get_close_matches(typed, list(known), 1, cutoff=0.5)
+    return f". Did you mean {closest[0]}?" if closest else "."
+
+
+def fail(error: object) -> NoReturn:
+    """Print one line on standard error and exit with 2."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,11 @@
+"""What can go wrong and be fixed by the person at the keyboard, or be noted and passed over."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can fix: one line with what was expected, found, and what to do."""
+
+
+class BadImage(Exception):
+    """A picture that can't be used; the message is the reason."""

@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics, and how they hold up in front of a camera."""

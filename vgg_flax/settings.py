@@ -1,0 +1,240 @@
+"""Every setting of every command, in groups, with its check. Options are flat: a name occurs in one group only."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from vgg_flax.cli import Alias
+from vgg_flax.errors import UserError
+
+T = TypeVar("T")
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """The network."""
+
+    model: Literal["vgg16", "vgg19"] = "vgg16"
+    """Backbone."""
+    head: Literal["auto", "regression", "linear", "mlp", "notebook"] = "auto"
+    """regression: softmax regression fitted to convergence, chosen by cross-validation; linear: the same by AdamW;
+    mlp: one hidden layer; notebook: Flatten, Dense 4096, Dense 4096. auto: regression on a frozen backbone,
+    else linear."""
+    blocks: Literal["auto", "3-5", "4-5", "5"] = "auto"
+    """Blocks whose averages and maxima the head reads; auto: cross-validation chooses for regression, 3-5 for linear
+    and mlp, 5 where that is trained."""
+    unfreeze: Literal["none", "block5", "all"] = "none"
+    """Backbone layers trained with the head, at a tenth of its learning rate."""
+    dropout: float = 0.0
+    """Share of hidden units dropped in mlp and notebook heads."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the backbone; parameters and logits are float32 always."""
+    engine: Literal["auto", "winograd", "xla"] = "auto"
+    """Frozen convolutions: our Winograd kernel on a CPU with a compiler, otherwise XLA's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """How the head is fitted."""
+
+    epochs: int | None = None
+    """Passes over the training pictures; unset: 30, for notebook 5. For regression the most iterations of the solver;
+    unset: 300."""
+    batch_size: Annotated[int, Alias(aliases=["--batch", "-b"])] = 32
+    """Pictures in an optimiser step of AdamW."""
+    lr: float | None = None
+    """Peak learning rate of AdamW; unset: 1e-3, for notebook 1e-4."""
+    weight_decay: float | None = None
+    """Decoupled weight decay of AdamW, kernels only; unset: 1e-2. For regression the strength of its L2 term on the
+    mean loss; unset: cross-validation chooses."""
+    warmup: float = 0.1
+    """Fraction of AdamW's steps in which the learning rate rises from zero; it falls as a cosine afterwards."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSettings:
+    """What is computed of each picture, and kept."""
+
+    views: int = 1
+    """Views of each training picture: the clean one, and views - 1 random augmentations."""
+    cache: Literal["features", "none"] = "features"
+    """features: run the frozen layers once a view and keep their outputs; none: augment afresh every step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """How far a random view may stray from the clean picture. Each value is a symmetric maximum."""
+
+    rotation: float = 10.0
+    """Degrees."""
+    shift: float = 0.05
+    """Fraction of the picture's side."""
+    zoom: float = 0.1
+    """0.1 means a scale between 0.9 and 1.1."""
+    flip: bool | None = None
+    """Mirror left-right half of the time; unset: yes, except for digits."""
+    brightness: float = 0.1
+    """Fraction of the full range."""
+    contrast: float = 0.1
+    """0.1 means a factor between 0.9 and 1.1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSettings:
+    """Which photos train, validate and test."""
+
+    val_split: float = 0.1
+    """Fraction of the photos for validation, where the data has no val folder of its own."""
+    test_split: float = 0.2
+    """Fraction of the photos for the test, where the data has no test folder of its own."""
+    seed: int = 0
+    """Seeds splits, folds, first values, batch order and random views."""
+    strict: bool = False
+    """Stop at the first picture that can't be read, instead of listing it and going on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Train a classifier on your photos: ImageNet VGG features, a new head, an honest evaluation."""
+
+    data: str = "digits"
+    """A folder with one sub-folder per class (or train/ val/ test/), `tfds:NAME`, or `digits` (built in)."""
+    weights: str = "imagenet"
+    """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
+    image_size: Annotated[int | Literal["auto"], Alias(aliases=["--imgsz"])] = "auto"
+    """Side of the network's square input in pixels, from 32 up; auto: 224, or 160 where photos are small, digits 64."""
+    name: str | None = None
+    """Folder of this run inside --project; unset: train, train2, train3, ..."""
+    resume: bool = False
+    """Go on with the run that --name names, or else with the newest."""
+    project: Path = Path("runs")
+    """Folder of all runs."""
+    network: NetworkSettings = NetworkSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    features: FeatureSettings = FeatureSettings()
+    augment: AugmentSettings = AugmentSettings()
+    split: SplitSettings = SplitSettings()
+
+    def __post_init__(self) -> None:
+        check_train(self)
+
+    @property
+    def head(self) -> str:
+        """The kind of head, `auto` resolved."""
+        if self.network.head != "auto":
+            return self.network.head
+        frozen = self.network.unfreeze == "none" and self.features.cache == "features"
+        return "regression" if frozen else "linear"
+
+    @property
+    def stores(self) -> bool:
+        """Whether outputs of the frozen layers are kept; there are none in a network that trains whole."""
+        return self.features.cache == "features" and self.network.unfreeze != "all"
+
+    @property
+    def augmentation(self) -> AugmentSettings:
+        """Random views, `flip` resolved: a mirrored 3 is no digit."""
+        flip = self.data != "digits" if self.augment.flip is None else self.augment.flip
+        return dataclasses.replace(self.augment, flip=flip)
+
+
+def check_train(settings: TrainSettings) -> None:
+    """Every value in its range, and those that exclude each other. Raises UserError."""
+    network, optimizer, split = settings.network, settings.optimizer, settings.split
+    size, name = settings.image_size, settings.name
+    _check("image-size", size, size == "auto" or 32 <= size <= 1024, "auto, or 32 to 1024 (pixels)")
+    ok = name is None or (re.fullmatch(r"[^/\\\0]+", name) is not None and name not in (".", ".."))
+    _check("name", name, ok, "a plain folder name; the folder it lies in is --project")
+    _check("epochs", optimizer.epochs, optimizer.epochs is None or optimizer.epochs >= 1, "at least 1")
+    _check("batch-size", optimizer.batch_size, optimizer.batch_size >= 1, "at least 1")
+    lr, decay = optimizer.lr, optimizer.weight_decay
+    _check("lr", lr, lr is None or (math.isfinite(lr) and lr > 0), "a positive number such as 1e-3")
+    _check("weight-decay", decay, decay is None or (math.isfinite(decay) and decay >= 0), "0 or more")
+    _check("warmup", optimizer.warmup, 0 <= optimizer.warmup < 1, "0 up to, not including, 1")
+    _check("dropout", network.dropout, 0 <= network.dropout < 1, "0 up to, not including, 1")
+    _check("views", settings.features.views, settings.features.views >= 1, "at least 1")
+    _check("val-split", split.val_split, 0 < split.val_split < 1, "a fraction between 0 and 1")
+    _check("test-split", split.test_split, 0 < split.test_split < 1, "a fraction between 0 and 1")
+    total = split.val_split + split.test_split
+    _check("val-split plus --test-split", total, total < 1, "less than 1, so that some photos train")
+    _check("seed", split.seed, 0 <= split.seed < 2**32, "0 to 4294967295")
+    for field in dataclasses.fields(settings.augment):
+        value = getattr(settings.augment, field.name)
+        limit = 180.0 if field.name == "rotation" else 1.0
+        _check(field.name, value, value is None or 0 <= value <= limit, f"0 to {limit:g}")
+    frozen = network.unfreeze == "none" and settings.features.cache == "features"
+    _check("head", network.head, network.head != "regression" or frozen, "another with --unfreeze or --cache none")
+    ok = network.unfreeze != "block5" or network.blocks in ("auto", "5")
+    _check("blocks", network.blocks, ok, "5 with --unfreeze block5: the head reads what is trained")
+    ok = network.head != "notebook" or network.blocks in ("auto", "5")
+    _check("blocks", network.blocks, ok, "5 with --head notebook, which flattens it")
+
+
+@dataclasses.dataclass(frozen=True)
+class WebcamSettings:
+    """Label what a camera, a video, a stream or a folder of pictures shows. q, Esc or closing the window quits."""
+
+    model: Annotated[Path | None, Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
+    """A run or bundle folder; unset: the newest finished run in runs/."""
+    source: Annotated[str, Alias(aliases=["-s"], metavar="0|FILE|FOLDER|URL")] = "0"
+    """Camera number, video or picture file, folder of pictures, or the URL of a stream."""
+    headless: bool = False
+    """No window: labels go to the terminal and to --save and --json."""
+    save: Annotated[Path | None, Alias(metavar="VIDEO")] = None
+    """New video with the labels drawn in: .mp4, or .webm or .avi, which stay readable after a crash."""
+    json: Annotated[Path | None, Alias(metavar="FILE")] = None
+    """New file with a line of JSON for each labelled frame."""
+    max_frames: Annotated[int | None, Alias(metavar="N")] = None
+    """Stop after so many labelled frames."""
+    no_mirror: bool = False
+    """Don't show a camera's picture as in a mirror. The model and --save never get it mirrored."""
+
+    def __post_init__(self) -> None:
+        _check("max-frames", self.max_frames, self.max_frames is None or self.max_frames >= 1, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSettings:
+    """List what is kept between runs: decoded photos, features, weights, compiled programs."""
+
+    prune: Annotated[str | None, Alias(metavar="SIZE")] = None
+    """Drop stores of photos and features, the least recently used first, until all is at most SIZE, such as 10GB."""
+
+
+def _check(option: str, found: Any, ok: bool, expected: str) -> None:
+    if not ok:
+        raise UserError(f"--{option} is {found}, expected {expected}.")
+
+
+def to_flat(settings: Any) -> dict[str, Any]:
+    """{option: value} of a settings dataclass, groups dissolved."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        flat |= to_flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return flat
+
+
+def from_flat(kind: type[T], flat: dict[str, Any]) -> T:
+    """The inverse of `to_flat`; what is missing keeps its default. Raises UserError for an unknown option."""
+    left, default = dict(flat), kind()
+
+    def fill(group: Any) -> Any:
+        values = {}
+        for field in dataclasses.fields(group):
+            inner = getattr(group, field.name)
+            if dataclasses.is_dataclass(inner):
+                values[field.name] = fill(inner)
+            elif field.name in left:
+                values[field.name] = left.pop(field.name)
+        return dataclasses.replace(group, **values)
+
+    settings = fill(default)
+    if left:
+        raise UserError(f"unknown settings: {', '.join(left)}. Expected some of {', '.join(to_flat(default))}.")
+    return settings
