@@ -1,4 +1,4 @@
-"""The one way a command line becomes settings. Nothing here imports JAX: --help and typing mistakes are answered first."""
+"""The one way a command line becomes settings. Without JAX, so that --help and typing mistakes are answered at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while the program works: bars in a terminal, plain lines in a pipe."""
+"""What a person sees: notes, tables and bars on standard error while the program works, results on standard output."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from rich.text import Text
 
 from vgg_flax.settings import SPLITS
 
-console = Console(highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+results = Console(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line."""
-    console.print(text, markup=False)
+    """One line for the person who waits."""
+    notes.print(text, markup=False)
 
 
 def warn(text: str) -> None:
     """One line that should be noticed."""
-    console.print(f"warning: {text}", style="bold yellow", markup=False)
+    notes.print(f"warning: {text}", style="bold yellow", markup=False)
 
 
 def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, bad: Sequence[tuple[str, str]]) -> None:
@@ -38,7 +39,7 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
         table.add_row(Text(name), *(str(int(((labels == label) & (splits == split)).sum())) for split in SPLITS))
     table.add_section()
     table.add_row("all", *(str(int((splits == split).sum())) for split in SPLITS), style="bold")
-    console.print(table)
+    notes.print(table)
     if bad:
         warn(f"{len(bad)} files can't be used (all in bad_files.csv):")
         for name, reason in bad[:10]:
@@ -47,16 +48,20 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
             say(f"  and {len(bad) - 10} more")
 
 
-def show_search(results: Sequence[Any], shown: int = 5) -> None:
-    """The best members of a grid of heads."""
-    title = f"{len(results)} heads tried"
-    columns = [Column(name, justify="right") for name in ("lr", "weight decay", "val accuracy", "val loss")]
-    table = Table(Column(title), *columns, box=box.SIMPLE_HEAD)
-    for result in results[:shown]:
-        choice = result.choice
-        figures = (f"{choice.lr:g}", f"{choice.weight_decay:g}", f"{result.val_accuracy:.2%}", f"{result.val_loss:.4f}")
-        table.add_row(choice.features, *figures)
-    console.print(table)
+def show_choice(candidates: Sequence[Any], last: dict[str, float], iterations: int) -> None:
+    """What cross-validation compared, the best first, and the fit that was kept."""
+    title = f"{len(candidates)} fits tried"
+    columns = [Column(name, justify="right") for name in ("L2", "accuracy", "loss", "temperature")]
+    table = Table(Column(f"{title}: blocks"), *columns, box=box.SIMPLE_HEAD)
+    for one in candidates[:5]:
+        table.add_row(
+            one.name, f"{one.strength:.2g}", f"{one.accuracy:.2%}", f"{one.loss:.4f}", f"{one.temperature:.2f}"
+        )
+    notes.print(table)
+    say(
+        f"kept: {candidates[0].name}, {iterations} iterations, train loss {last['train_loss']:.4f} accuracy "
+        f"{last['train_accuracy']:.2%}, cross-validated loss {last['val_loss']:.4f} accuracy {last['val_accuracy']:.2%}"
+    )
 
 
 def show_epoch(row: dict[str, float], epochs: int, *, best: bool) -> None:
@@ -75,15 +80,16 @@ def show_results(test: dict[str, Any], folder: Path) -> None:
     for name, one in test["per_class"].items():
         figures = (f"{one[metric]:.1%}" for metric in ("precision", "recall", "f1"))
         table.add_row(Text(name), *figures, str(one["support"]))
-    console.print(table)
+    results.print(table)
     low, high = test["accuracy_95"]
-    console.print(
+    results.print(
         f"test accuracy {test['accuracy']:.2%} (95 % interval {low:.1%} to {high:.1%}) on {test['count']} pictures; "
         f"always guessing the largest class gives {test['majority_baseline']:.1%}",
         style="bold",
     )
-    say(f"files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
-    say(f"see it live: python webcam.py --model {shlex.quote(str(folder))}")
+    names = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != "."))
+    results.print(f"files in {folder}: {names}", markup=False)
+    results.print(f"see it live: vgg-flax webcam --model {shlex.quote(str(folder))}", markup=False)
 
 
 class _Rate(ProgressColumn):
@@ -99,9 +105,9 @@ class Bar:
         self.title, self.total, self.done = title, total, done
         self._start, self._first, self._last_line = time.monotonic(), done, time.monotonic()
         self._progress: Progress | None = None
-        if console.is_terminal:
+        if notes.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self._progress = Progress(*columns, TimeRemainingColumn(), console=notes, transient=True)
             self._task = self._progress.add_task(title, total=total, completed=done)
 
     def __call__(self, count: int) -> None:

@@ -1,1 +1,1 @@
-"""What a trained model says, kept as a table (`predictions`), scored (`scores`), stored (`bundle`) and asked (`predictor`)."""
+"""What a model says: a table (`predictions`), its scores, what it is worth (`judge`), on disk (`bundle`), at work."""

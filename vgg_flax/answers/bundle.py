@@ -42,7 +42,7 @@ class Bundle:
     params: param_tools.Params
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    judge: Judge = Judge()
+    judge: Judge = dataclasses.field(default_factory=Judge)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -81,3 +82,18 @@ def _why_undecodable(data: bytes) -> str:
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         return "HEIC, which OpenCV can't read: convert it to JPEG"
     return "not a picture"
+
+
+def short_side(data: bytes) -> int | None:
+    """Pixels of a picture's shorter side, from its header alone; None where the header is not understood."""
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():  # of its size, which nothing is decoded of
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as picture:
+                return min(picture.size)
+    except Exception:
+        return None

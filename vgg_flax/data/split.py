@@ -1,52 +1,97 @@
-"""Which picture trains, which one validates, and which one tests."""
+"""Which picture trains, which one validates, which one tests; and folds. A place depends on a picture's group alone.
+
+u is a hash of (seed, group) in [0, 1): below the test share a group tests, below test + val share it validates, else
+it trains. So adding, renaming or relabelling other pictures moves none.
+"""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from vgg_flax.errors import UserError
-from vgg_flax.settings import TrainSettings
+from vgg_flax.settings import SplitSettings
+
+
+def place(seed: int, group: str, purpose: str = "") -> float:
+    """u in [0, 1) of a group, evenly spread. `purpose` makes an independent one."""
+    digest = hashlib.sha256(f"{seed}:{purpose}{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def assign_splits(
     labels: np.ndarray,
+    groups: np.ndarray,
     own_splits: np.ndarray,
-    contents: np.ndarray,
-    classes: tuple[str, ...],
-    config: TrainSettings,
+    classes: Sequence[str],
+    settings: SplitSettings,
 ) -> np.ndarray:
-    """ "train", "val" or "test" for every picture, stratified by class and the same for the same seed.
+    """ "train", "val" or "test" for every picture.
 
-    Splits that the data brings along stay as they are; those it lacks are drawn from the rest. Byte-identical
-    copies of a picture always share a split, so that nothing is tested that was trained on. scikit-learn's
-    stratified splitters refuse classes of two or three pictures, which people do have; hence our own.
+    Splits that the data brings along stay as they are; those it lacks are drawn from the rest. A class that would lack
+    a split gives its groups of the lowest u; one of two groups has no validation picture.
 
     Args:
       labels: int `[n]`.
+      groups: str `[n]`; pictures of a group share their place.
       own_splits: `[n]` of "train", "val", "test", or "" (ours to choose).
-      contents: `[n]` digests of the encoded pictures.
-      config: its fractions are used for splits that the data does not bring along.
+      settings: its fractions are used for splits that the data does not bring along.
 
     Raises:
-      UserError: a class has fewer than two pictures to divide.
+      UserError: a class has fewer than two groups to divide.
     """
-    splits = own_splits.copy()
-    splits[splits == ""] = "train"
-    wanted = (("test", config.test_split), ("val", config.val_split))
+    wanted = (("test", settings.test_split), ("val", settings.val_split))
     shares = {name: share for name, share in wanted if name not in own_splits}
-    rng = np.random.default_rng(config.seed)
+    free = np.isin(own_splits, ("", "train"))
+    places = {group: place(settings.seed, group) for group in np.unique(groups[free])}
+    found = {group: _split_at(u, shares) for group, u in places.items()}
     for label, name in enumerate(classes):
-        mine = np.flatnonzero((labels == label) & (splits == "train"))
-        originals = rng.permutation(np.unique(contents[mine]))
-        if len(originals) < (2 if shares else 1):
+        mine = sorted(set(groups[free & (labels == label)]), key=places.__getitem__)
+        if len(mine) < (2 if shares else 1):
             raise UserError(
-                f"class {name!r} has {len(originals)} different usable picture(s), expected at least 2: add photos."
+                f"class {name!r} has {len(mine)} different usable picture(s), expected at least 2: add photos."
             )
-        start = 0
-        for split, share in shares.items():
-            room = len(originals) - start - 1  # one is left for training
-            size = min(room, max(1, round(share * len(originals))))
-            chosen = originals[start : start + size]
-            splits[mine[np.isin(contents[mine], chosen)]] = split
-            start += size
+        if {found[group] for group in mine} != {"train", *shares}:
+            _give_lowest(mine, found, shares)
+    splits = own_splits.copy()
+    splits[free] = [found[group] for group in groups[free]]
     return splits
+
+
+def _split_at(u: float, shares: dict[str, float]) -> str:
+    limit = 0.0
+    for split, share in shares.items():
+        limit += share
+        if u < limit:
+            return split
+    return "train"
+
+
+def _give_lowest(mine: list[str], found: dict[str, str], shares: dict[str, float]) -> None:
+    """Give a class, its groups in the order of u, at least one group in each split as far as they go: train first."""
+    start = 0
+    for split in shares:
+        size = max(1, sum(found[group] == split for group in mine))
+        size = min(size, len(mine) - start - 1)  # one is left for training
+        for group in mine[start : start + size]:
+            found[group] = split
+        start += size
+    for group in mine[start:]:
+        found[group] = "train"
+
+
+def assign_folds(labels: np.ndarray, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Fold 0 to count - 1 for every picture: stratified, groups kept together, a class of m groups over m folds.
+
+    Args:
+      labels: int `[n]`.
+      groups: str `[n]`.
+    """
+    fold_of: dict[str, int] = {}
+    for label in np.unique(labels):
+        mine = sorted(set(groups[labels == label]), key=lambda group: place(seed, group, "fold "))
+        for group in mine:  # round and round, going on where the last class ended, so that folds are of one size
+            fold_of.setdefault(group, len(fold_of) % count)
+    return np.array([fold_of[group] for group in groups], np.int64)

@@ -5,56 +5,70 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
+
+from vgg_flax import console
+from vgg_flax.answers.judge import Judge
+from vgg_flax.answers.predictions import Predictions
+from vgg_flax.answers.scores import cross_entropy
 
 
-def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
-    """Metrics of one split, JSON types only.
+def evaluate_run(predictions: Predictions, judge: Judge) -> dict[str, Any]:
+    """The metrics of a run: {"test": ..., "val": ...}."""
+    return {
+        "test": evaluate(predictions.select("test"), judge),
+        "val": evaluate(predictions.validation(), judge),
+    }
 
-    Args:
-      logits: `[n, classes]`.
-      labels: int `[n]`.
-      temperature: the logits are divided by it, as in prediction; changes the loss, never a label.
-    """
+
+def evaluate(predictions: Predictions, judge: Judge) -> dict[str, Any]:
+    """Metrics of some pictures, JSON types only; the temperature changes the loss, never a label."""
     from scipy.stats import binomtest  # these two take longer to import than an epoch to run
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    predicted = logits.argmax(-1)
-    indices = np.arange(len(classes))
+    labels, predicted = predictions.labels, predictions.logits.argmax(-1)
+    indices = np.arange(len(predictions.classes))
     count, correct = len(labels), int((predicted == labels).sum())
+    if not count:
+        return supports(predictions)
     interval = binomtest(correct, count).proportion_ci(0.95, method="wilson")
     table: Any = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)  # type: ignore
-    precision, recall, f1, support = table
+    columns = dict(zip(("precision", "recall", "f1", "support"), table, strict=True))
     return {
         "accuracy": correct / count,
         "accuracy_95": [float(interval.low), float(interval.high)],
         "majority_baseline": float(np.bincount(labels).max() / count),
-        "loss": cross_entropy(logits / temperature, labels),
+        "loss": cross_entropy(predictions.logits / judge.temperature, labels),
         "count": count,
-        "macro_f1": float(np.mean(f1)),
+        "macro_f1": float(np.mean(columns["f1"])),
         "confusion_matrix": confusion_matrix(labels, predicted, labels=indices).tolist(),
         "per_class": {
-            name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-            }
-            for i, name in enumerate(classes)
+            str(name): {metric: column[i].item() for metric, column in columns.items()}
+            for i, name in enumerate(predictions.classes)
         },
     }
 
 
-def supports(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
-    """How many pictures there are, as in `evaluate`: for a split that nothing is measured on."""
-    counts = np.bincount(labels, minlength=len(classes))
-    return {"count": len(labels), "per_class": {name: {"support": int(counts[i])} for i, name in enumerate(classes)}}
+def supports(predictions: Predictions) -> dict[str, Any]:
+    """How many pictures there are, as in `evaluate`: where nothing is measured."""
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    per_class = {str(name): {"support": int(count)} for name, count in zip(predictions.classes, counts, strict=True)}
+    return {"count": len(predictions), "per_class": per_class}
 
 
-def mistakes(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[tuple[int, int, float]]:
+def mistakes(predictions: Predictions, judge: Judge) -> list[tuple[int, int, float]]:
     """(row, predicted class, its probability) of every wrong prediction, the most confident first."""
-    probabilities = softmax(logits.astype(np.float64) / temperature, axis=-1)
-    predicted = probabilities.argmax(-1)
-    wrong = np.flatnonzero(predicted != labels)
+    probabilities = judge.probabilities(predictions.logits)
+    predicted = predictions.logits.argmax(-1)
+    wrong = np.flatnonzero(predicted != predictions.labels)
     rows = [(int(i), int(predicted[i]), float(probabilities[i, predicted[i]])) for i in wrong]
     return sorted(rows, key=lambda row: (-row[2], row[0]))
+
+
+def warn(predictions: Predictions) -> None:
+    """Say so when the kept model tells nothing apart."""
+    some = predictions.validation()
+    if len(some) > 1 and len(np.unique(some.logits.argmax(-1))) == 1:
+        label = predictions.classes[some.logits[0].argmax()]
+        console.warn(
+            f"the model calls every validation picture {str(label)!r}: try a lower --lr, more --epochs or more photos."
+        )

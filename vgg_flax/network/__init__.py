@@ -1,1 +1,1 @@
-"""The network: what it is (`spec`), its layers (`model`), its input (`preprocess`, `augment`), the frozen part (`extract`)."""
+"""The network: `spec` says what it is, `model` has its layers, `preprocess` and `augment` its input."""

@@ -156,7 +156,7 @@ def _graph(build: Callable[[], nnx.Module]) -> nnx.GraphDef:
 
 
 def pool(blocks: dict[str, jax.Array], numbers: Iterable[int], pools: Iterable[str]) -> jax.Array:
-    """Averages and maxima of block outputs over height and width, side by side: float32 `[batch, n]`, block by block."""
+    """Averages and maxima of block outputs over height and width, block by block: float32 `[batch, n]`."""
     kinds = {"average": jnp.mean, "maximum": jnp.max}
     pools = tuple(pools)
     parts = [kinds[kind](blocks[f"block{i}"].astype(jnp.float32), (1, 2)) for i in numbers for kind in pools]

@@ -6,7 +6,7 @@ backbone/block1_conv1/kernel [3, 3, in, out]     head/fc1/kernel [in, out]     h
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,19 +35,19 @@ def unflatten(flat: dict[str, Any]) -> Params:
     return params
 
 
-def partition(params: Params, pattern: str) -> tuple[Params, Params]:
-    """Split into (paths that match the regular expression from their start, all the others).
+def partition(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
+    """Split into (paths that are chosen, all the others).
 
     Freezing is this split: gradients are taken of the first part alone.
 
     Raises:
-      ValueError: the pattern matches nothing.
+      ValueError: nothing is chosen.
     """
     flat = flatten(params)
-    chosen = {path: value for path, value in flat.items() if re.match(pattern, path)}
-    if not chosen:
-        raise ValueError(f"pattern {pattern!r} matches none of {', '.join(flat)}.")
-    return unflatten(chosen), unflatten({path: value for path, value in flat.items() if path not in chosen})
+    first = {path: value for path, value in flat.items() if chosen(path)}
+    if not first:
+        raise ValueError(f"none of {', '.join(flat)} is chosen.")
+    return unflatten(first), unflatten({path: value for path, value in flat.items() if path not in first})
 
 
 def combine(*parts: Params) -> Params:
@@ -78,11 +78,6 @@ def merge_strict(expected: Params, found: Params) -> Params:
     if wrong:
         raise ValueError("parameters do not fit: " + "; ".join(wrong) + ".")
     return unflatten(have)
-
-
-def count(params: Params) -> int:
-    """Number of scalar parameters."""
-    return sum(int(np.prod(leaf.shape)) for leaf in flatten(params).values())
 
 
 def digest(params: Params) -> str:

@@ -1,4 +1,4 @@
-"""What an epoch is made of: which picture comes when, in which view, and the arrays that a training step eats."""
+"""Batches: which picture comes when, in which view, and the arrays that a training step reads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vgg_flax.data.photos import prefetch
-from vgg_flax.network.augment import view_keys
+from vgg_flax.data.photos import Photos
+from vgg_flax.data.prefetch import prefetch
+from vgg_flax.network import augment
+from vgg_flax.network.extract import batch_size
+from vgg_flax.network.preprocess import normalize
+from vgg_flax.settings import TrainSettings
+from vgg_flax.store import FeatureStore
+
+CHUNK_BYTES = 256 * 2**20  # of stored rows that are gathered at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Batches:
     """Some optimiser steps' worth of input; an image with weight 0 is padding and counts nowhere.
 
     Attributes:
-      inputs: float32 `[steps, batch, ...]`: features, maps, or normalised images.
+      inputs: float32 `[steps, batch, ...]`: pooled rows, maps, or normalised images.
       labels: int32 `[steps, batch]`.
       weights: float32 `[steps, batch]`, 1 or 0.
     """
@@ -55,65 +61,85 @@ def plan_epoch(count: int, batch_size: int, views: int, seed: int, epoch: int) -
     return Plan(np.resize(order, shape), np.resize(chosen, shape), weights.reshape(shape))
 
 
-def feature_batches(
-    views: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, plan: Plan, chunk_bytes: int = 256 * 2**20
-) -> Iterator[Batches]:
-    """Gather an epoch from stored features, in chunks of steps that fit `chunk_bytes`; from stored maps, step by step.
+class Feed:
+    """What training and evaluation read, wherever it comes from.
 
-    Args:
-      views: for each view its features float32 `[rows, n]` or maps `[rows, side, side, channels]`, memory-mapped, and
-        `[m]` the row of each picture.
-      labels: int32 `[m]`.
+    Attributes:
+      what: what is given of a picture: `pooled`, a map such as `block4`, or `images`, normalised; see `Cut.stored`.
+      fitted: rows of the pictures that the head is fitted to in the end, int64 `[m]`.
     """
-    steps, batch = plan.indices.shape
-    shape = views[0][0].shape[1:]
-    chunk = max(1, chunk_bytes // (batch * shape[0] * 4)) if len(shape) == 1 else 1  # a step on maps takes its time
-    for start in range(0, steps, chunk):
-        part = slice(start, start + chunk)
-        indices = plan.indices[part]
-        inputs = np.empty((*indices.shape, *shape), np.float32)
-        for view, (features, rows) in enumerate(views):
-            here = plan.views[part] == view
-            inputs[here] = features[rows[indices[here]]]
-        yield Batches(inputs, labels[indices], plan.weights[part])
+
+    def __init__(self, photos: Photos, store: FeatureStore, what: str, settings: TrainSettings):
+        self.photos, self.store, self.what, self.settings = photos, store, what, settings
+        splits = ("train", "val") if settings.head == "regression" else ("train",)
+        self.fitted = photos.rows(*splits)
+        self.views = range(settings.features.views if settings.stores else 1)
+
+    def fill(self, check: Callable[[], None] = lambda: None) -> None:
+        """Compute the rows that no earlier run has left behind. `check` may raise to stop; what is done stays done."""
+        photos = self.photos
+        self.store.fill(photos.images, photos.contents, 0, check)
+        for view in self.views[1:]:
+            self.store.fill(_Chosen(photos.images, self.fitted), photos.contents[self.fitted], view, check)
+
+    def pooled(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
+        """Averages and maxima of the frozen blocks 3 to 5: float32 `[len(rows), n]`."""
+        return self.store.rows("pooled", self.photos.contents[rows], view)[:]
+
+    def epoch(self, number: int) -> Iterator[Batches]:
+        """The training pictures once, a function of (seed, number) alone."""
+        settings = self.settings
+        count, batch, seed = len(self.fitted), settings.optimizer.batch_size, settings.split.seed
+        plan = plan_epoch(count, batch, len(self.views), seed, number)
+        if settings.stores:
+            return self._stored(plan)
+        return self._fresh(plan, view=number if settings.features.views > 1 else 0)
+
+    def clean(self, rows: np.ndarray) -> Iterator[tuple[Any, int]]:
+        """Clean pictures in chunks of one length, the last one padded: (inputs `[size, ...]`, how many of it count)."""
+        size = min(batch_size(self.store.extractor.preprocessing.image_size), max(1, len(rows)))
+        for start in range(0, len(rows), size):
+            piece = rows[start : start + size]
+            padded = np.resize(piece, size)
+            if self.what == "images":
+                yield normalize(self.photos.images[padded], self.store.extractor.preprocessing), len(piece)
+            else:
+                yield self.store.rows(self.what, self.photos.contents[padded])[:], len(piece)
+
+    def _stored(self, plan: Plan) -> Iterator[Batches]:
+        """From stored rows, in chunks of steps that fit CHUNK_BYTES; from stored maps step by step."""
+        contents, labels = self.photos.contents[self.fitted], self.photos.labels[self.fitted]
+        views = [self.store.rows(self.what, contents, view) for view in self.views]
+        steps, batch = plan.indices.shape
+        shape = views[0].shape[1:]
+        chunk = max(1, CHUNK_BYTES // (batch * shape[0] * 4)) if len(shape) == 1 else 1  # maps take their time
+        for start in range(0, steps, chunk):
+            part = slice(start, start + chunk)
+            indices = plan.indices[part]
+            inputs = np.empty((*indices.shape, *shape), np.float32)
+            for view, rows in enumerate(views):
+                here = plan.views[part] == view
+                inputs[here] = rows[indices[here]]
+            yield Batches(inputs, labels[indices], plan.weights[part])
+
+    def _fresh(self, plan: Plan, view: int) -> Iterator[Batches]:
+        """From the pictures, each in the same-numbered random view, through the frozen layers as far as `what`."""
+        photos, extractor, augmentation = self.photos, self.store.extractor, self.store.augmentation
+        rows = self.fitted[plan.indices]
+        for k, images in enumerate(prefetch(lambda k: photos.images[rows[k]], len(rows), ahead=2)):
+            keys = augment.view_keys(self.store.seed, view, photos.contents[rows[k]]) if view else None
+            if self.what == "images":
+                inputs = normalize(augment.augment(images, keys, augmentation), extractor.preprocessing)
+            else:
+                inputs = extractor(images, keys, augmentation)[self.what]
+            yield Batches(inputs[None], photos.labels[rows[k]][None], plan.weights[k][None])
 
 
-def all_at_once(views: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray) -> Batches:
-    """Every picture in every stored view as a single step; arguments as for `feature_batches`."""
-    inputs = np.concatenate([features[rows] for features, rows in views])
-    repeated = np.tile(labels, len(views))
-    return Batches(inputs[None], repeated[None], np.ones((1, len(repeated)), np.float32))
+class _Chosen:
+    """Some rows of an array that is read when it is indexed."""
 
+    def __init__(self, array: Any, rows: np.ndarray):
+        self.array, self.rows = array, rows
 
-def chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Pieces of `rows` `[m]`, all of one length, at most `size`; the last is padded: (piece, how many of it count)."""
-    size = min(size, len(rows))
-    for start in range(0, len(rows), size):
-        piece = rows[start : start + size]
-        yield np.resize(piece, size), len(piece)
-
-
-def image_batches(
-    images: np.ndarray,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    plan: Plan,
-    transform: Callable[[np.ndarray, jax.Array | None], jax.Array],
-    *,
-    view: int,
-    seed: int,
-) -> Iterator[Batches]:
-    """An epoch made afresh from pictures, one step at a time, each picture in the same-numbered random view.
-
-    Args:
-      images: uint8 RGB `[n, size, size, 3]`.
-      rows: `[m]` which of them train; `plan` counts in this order.
-      labels: int32 `[m]`.
-      transform: (uint8 `[batch, size, size, 3]`, keys `[batch]` or None) -> inputs `[batch, ...]`.
-      view: 0 for clean pictures.
-    """
-    steps = len(plan.indices)
-    for k, batch in enumerate(prefetch(lambda k: images[rows[plan.indices[k]]], steps, ahead=2)):
-        chosen = plan.indices[k]
-        keys = view_keys(seed, view, jnp.asarray(chosen)) if view else None
-        yield Batches(transform(batch, keys)[None], labels[chosen][None], plan.weights[k][None])
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.array[self.rows[index]]

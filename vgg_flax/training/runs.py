@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: its settings, its log, its lock. No run ever overwrites another."""
+"""The folder that a run leaves behind: its settings, its log, its lock. No run ever overwrites another. No JAX here."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import json
 import platform
 import shlex
 import signal
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import tensorboardX
 import yaml
 from filelock import FileLock, Timeout
 
-from vgg_flax import __version__
+from vgg_flax import __version__, console
 from vgg_flax.errors import UserError
-from vgg_flax.files import write_atomic
-from vgg_flax.settings import AugmentSettings, TrainSettings
+from vgg_flax.files import sweep, write_atomic
+from vgg_flax.settings import TrainSettings, from_flat, to_flat
+
+if TYPE_CHECKING:
+    from vgg_flax.data.photos import Photos
 
 COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_second", "seconds"
@@ -44,55 +46,85 @@ class Stopped(Exception):
 
 
 class Run:
-    """One run folder. Create it with `open_run`."""
+    """One run folder. Create it with `open_run`.
 
-    def __init__(self, folder: Path, config: TrainSettings, resumed: bool):
-        self.folder, self.config, self.resumed = folder, config, resumed
+    Attributes:
+      folder: where it is.
+      settings: those that it was started with.
+    """
+
+    def __init__(self, folder: Path, settings: TrainSettings):
+        self.folder, self.settings = folder, settings
         self._lock = FileLock(folder / ".lock")
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(f"{folder} is in use by another process: wait for it, or choose another --name.") from None
+        sweep(folder)
+        if not self._path.exists():
+            record = {
+                "settings": self.kept_settings(),
+                "python": platform.python_version(),
+                "versions": {"vgg_flax": __version__} | {name: version(name) for name in PACKAGES},
+            }
+            write_atomic(self._path, _yaml(record))
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "config.yaml"
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.release()
-        if not (self.folder / "config.yaml").exists():  # it ended before it had begun
+        if not self.begun:  # it leaves nothing behind
+            for name in ("config.yaml", "split.csv", "bad_files.csv", ".lock"):
+                (self.folder / name).unlink(missing_ok=True)
+            self._lock.release()
             with contextlib.suppress(OSError):
                 (self.folder / ".lock").unlink(missing_ok=True)
                 self.folder.rmdir()
+        self._lock.release()
 
-    def write_config(self, pictures: str, weights: str, notes: dict[str, Any]) -> None:
-        """Settings, versions, and digests of pictures and weights; on resuming, check that both are still the same."""
-        path = self.folder / "config.yaml"
-        digests = {"pictures": pictures, "weights": weights}
-        if self.resumed:
-            recorded = yaml.safe_load(path.read_text())["digests"]
-            for what, typed in (("pictures", self.config.data), ("weights", self.config.weights)):
-                if recorded[what] != digests[what]:
-                    raise UserError(
-                        f"the {what} in {typed} changed since {self.folder} was started (digest "
-                        f"{digests[what][:12]}, expected {recorded[what][:12]}): restore them, or start a new run."
-                    )
-            return
-        record = {
-            "settings": settings(self.config),
-            "digests": digests,
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
-            "python": platform.python_version(),
-            "versions": {"vgg_flax": __version__} | {name: version(name) for name in PACKAGES},
-            **notes,
-        }
-        write_atomic(path, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+    @property
+    def begun(self) -> bool:
+        """Whether its data and weights were found and written down."""
+        return self._path.exists() and "digests" in yaml.safe_load(self._path.read_text())
+
+    def kept_settings(self) -> dict[str, Any]:
+        """The settings that decide what a run computes, as plain types."""
+        return {name: value for name, value in to_flat(self.settings).items() if name not in NOT_KEPT}
+
+    def start(self, photos: Photos, weights: dict[str, Any], device: str) -> None:
+        """Write down what the run works on; on resuming, check that it is still the same.
+
+        Args:
+          weights: `digest`, `source` and `random`.
+        """
+        record = yaml.safe_load(self._path.read_text())
+        digests = {"photos": photos.digest, "weights": weights["digest"]}
+        for what, typed in (("photos", self.settings.data), ("weights", self.settings.weights)):
+            recorded = record.get("digests", digests)[what]
+            if recorded != digests[what]:
+                raise UserError(
+                    f"the {what} in {typed} changed since {self.folder} was started (digest "
+                    f"{digests[what][:12]}, expected {recorded[:12]}): restore them, or start a new run."
+                )
+        notes = {"weights": weights["source"], "random_weights": weights["random"], "device": device}
+        write_atomic(self._path, _yaml({**record, "digests": digests, **notes}))
+        classes = [photos.classes[label] for label in photos.labels]
+        self.write_table(
+            "split.csv", ("file", "split", "label"), zip(photos.names, photos.splits, classes, strict=True)
+        )
+        self.write_table("bad_files.csv", ("file", "reason"), photos.bad)
 
     def how_to_go_on(self) -> str:
         """What to type after the run was stopped."""
-        if not (self.folder / "config.yaml").exists():
+        if not self.begun:
             return "It had not begun: start it again with the same command."
-        project = "" if self.config.project == Path("runs") else f" --project {shlex.quote(str(self.config.project))}"
-        return f"Nothing is lost; go on with: python train.py --resume{project} --name {shlex.quote(self.folder.name)}"
+        settings = self.settings
+        project = "" if settings.project == Path("runs") else f" --project {shlex.quote(str(settings.project))}"
+        return f"Nothing is lost; go on with: vgg-flax train --resume{project} --name {shlex.quote(self.folder.name)}"
 
     def read_log(self, epochs: int) -> list[dict[str, float]]:
         """The first `epochs` rows of metrics.csv; later ones belong to work that was not saved, and are dropped."""
@@ -123,63 +155,77 @@ class Run:
 
 
 class EventLog:
-    """The log once more, for TensorBoard."""
+    """The log once more, for TensorBoard, where tensorboardX is installed."""
 
     def __init__(self, folder: Path):
-        self._writer = tensorboardX.SummaryWriter(str(folder))
+        try:
+            import tensorboardX
+        except ImportError:
+            self._writer = None
+        else:
+            self._writer = tensorboardX.SummaryWriter(str(folder))
 
     def write(self, row: dict[str, float]) -> None:
         """One epoch."""
-        for name in COLUMNS[1:]:
-            self._writer.add_scalar(name.replace("_", "/", 1), row[name], int(row["epoch"]))
-        self._writer.flush()
+        if self._writer is not None:
+            for name in COLUMNS[1:]:
+                self._writer.add_scalar(name.replace("_", "/", 1), row[name], int(row["epoch"]))
+            self._writer.flush()
 
     def __enter__(self) -> EventLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - start, 3)
 
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def settings(config: TrainSettings) -> dict[str, Any]:
-    """The settings that decide what a run computes, as plain types."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_KEPT}
+def _yaml(record: dict[str, Any]) -> str:
+    return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 
 
-def open_run(config: TrainSettings) -> Run:
-    """A new run folder, or with `config.resume` an old one with the settings it was started with.
+def open_run(settings: TrainSettings) -> Run:
+    """A new run folder, or with `settings.resume` an old one with the settings it was started with.
 
     Raises:
       UserError: nothing to resume, the name is taken, or settings differ from those of the run to resume.
     """
-    if not config.resume:
-        return Run(_new_folder(config), config.resolved(), resumed=False)
-    folder = config.project / config.name if config.name else _newest(config.project)
+    if not settings.resume:
+        run = Run(_new_folder(settings), settings)
+        console.say(f"run: {run.folder}")
+        return run
+    folder = settings.project / settings.name if settings.name else _newest(settings.project)
     path = folder / "config.yaml"
     if not path.is_file():
-        if folder.is_dir() or config.name:
-            return Run(_claim(folder), config.resolved(), resumed=False)  # it was stopped before it had begun
         raise UserError(f"--resume: {folder} is no run; expected a config.yaml in it.")
-    stored = yaml.safe_load(path.read_text())["settings"]
-    before = dataclasses.replace(
-        TrainSettings(**{**stored, "augment": AugmentSettings(**stored["augment"])}),
-        resume=True,
-        project=config.project,
-        name=folder.name,
-    )
-    _refuse_changes(config, before, folder)
-    return Run(folder, before, resumed=True)
+    stored = from_flat(TrainSettings, yaml.safe_load(path.read_text())["settings"])
+    before = dataclasses.replace(stored, resume=True, project=settings.project, name=folder.name)
+    _refuse_changes(settings, before, folder)
+    return Run(folder, before)
 
 
-def _refuse_changes(config: TrainSettings, before: TrainSettings, folder: Path) -> None:
+def _refuse_changes(settings: TrainSettings, before: TrainSettings, folder: Path) -> None:
     """What was typed now must be what the run was started with; what was not typed is taken from the run."""
-    default, typed, resolved, kept = map(settings, (TrainSettings(), config, config.resolved(), before))
+    default, typed, kept = to_flat(TrainSettings()), to_flat(settings), to_flat(before)
     for name, value in typed.items():
-        if value != default[name] and resolved[name] != kept[name]:
+        if name not in NOT_KEPT and value not in (default[name], kept[name]):
             raise UserError(
                 f"--{name.replace('_', '-')} is {value} but {folder} was started with {kept[name]}: "
                 "leave it out to go on with that run, or start a new one without --resume."
@@ -193,11 +239,11 @@ def _newest(project: Path) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime).parent
 
 
-def _new_folder(config: TrainSettings) -> Path:
+def _new_folder(settings: TrainSettings) -> Path:
     """--name once more, train, train2, ...: the first that is free."""
-    stem = config.name or "train"
+    stem = settings.name or "train"
     for number in itertools.count(1):
-        folder = config.project / (stem if number == 1 else f"{stem}{number}")
+        folder = settings.project / (stem if number == 1 else f"{stem}{number}")
         try:
             folder.mkdir(parents=True)
             return folder
@@ -208,32 +254,26 @@ def _new_folder(config: TrainSettings) -> Path:
     raise AssertionError
 
 
-def _claim(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@contextmanager
+def listening() -> Iterator[Callable[[], None]]:
+    """Inside the block the first Ctrl-C or SIGTERM is remembered; the second one takes effect at once.
 
+    Yields:
+      A function that raises Stopped once a signal has come.
+    """
+    seen: list[int] = []
 
-class Interrupt:
-    """Remembers the first Ctrl-C or SIGTERM; the second one takes effect at once."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-
-    def check(self) -> None:
-        """Raise Stopped if a signal has come."""
-        if self.number is not None:
-            raise Stopped(self.number)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch both signals inside the block."""
-        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+    def remember(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
         signal.signal(number, signal.SIG_DFL)
+
+    def check() -> None:
+        if seen:
+            raise Stopped(seen[0])
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,88 @@
+"""`vgg-flax VERB ...`, the same as `python -m vgg_flax`. A command is found, and its settings read, without JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+
+from vgg_flax import __version__, cli, settings
+from vgg_flax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """A command: the class of its settings, a line that says what it does, and examples."""
+
+    settings: str
+    summary: str
+    examples: tuple[str, ...] = ()
+
+
+VERBS = {
+    "train": Verb(
+        "TrainSettings",
+        "Train a classifier on your photos, evaluate it, and leave a run folder behind.",
+        (
+            "vgg-flax train                          handwritten digits, built in",
+            "vgg-flax train --data photos/           one folder per class",
+            "vgg-flax train --data tfds:tf_flowers   TensorFlow Datasets",
+            "vgg-flax train --resume                 go on with the newest run",
+        ),
+    ),
+    "webcam": Verb(
+        "WebcamSettings",
+        "Label what a camera, a video, a stream or a folder of pictures shows.",
+        (
+            "vgg-flax webcam                                          newest run, camera 0",
+            "vgg-flax webcam --source clip.mp4 --save labelled.mp4    every frame of a video",
+            "vgg-flax webcam --source photos/ --headless --json out.jsonl",
+        ),
+    ),
+    "convert": Verb("", "Other frameworks' VGG weights, in and out: inspect, import, export, verify."),
+    "cache": Verb(
+        "CacheSettings",
+        "List what is kept between runs, or make room.",
+        ("vgg-flax cache                  what is kept, how large, used when", "vgg-flax cache --prune 10GB"),
+    ),
+}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command; a mistake is one line and exit code 2."""
+    verb, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    if verb in ("-h", "--help"):
+        return print(_help())
+    if verb == "--version":
+        return print(f"vgg-flax {__version__}")
+    if verb not in VERBS:
+        cli.fail(f"{verb!r} is no command{cli.nearest(verb, VERBS)} Expected one of {', '.join(VERBS)}.")
+    command = f"vgg_flax.commands.{verb}"
+    if verb == "convert":
+        return importlib.import_module(command).main(rest)
+    about = VERBS[verb]
+    description = "\n".join([about.summary, "", *(f"  {line}" for line in about.examples)])
+    chosen = cli.parse(getattr(settings, about.settings), description, rest, prog=f"vgg-flax {verb}")
+    try:
+        importlib.import_module(command).main(chosen)
+    except UserError as error:
+        cli.fail(error)
+
+
+def _help() -> str:
+    lines = [f"  {name:10}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: vgg-flax COMMAND [OPTIONS]",
+            "",
+            "Photos in, a classifier you can trust out: VGG16 and VGG19 in JAX/Flax.",
+            "",
+            *lines,
+            "",
+            "vgg-flax COMMAND --help has the options of a command.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

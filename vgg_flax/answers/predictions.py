@@ -1,0 +1,83 @@
+"""What a model says of every picture of a data set: one table that evaluation, calibration and reports read."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from vgg_flax.answers.judge import Judge
+from vgg_flax.answers.scores import fit_temperature
+from vgg_flax.errors import UserError
+from vgg_flax.files import write_atomic
+
+ARRAYS = ("classes", "names", "contents", "splits", "labels", "logits", "folds", "own_val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """A row a picture.
+
+    Attributes:
+      classes: str `[classes]`, in the order of the logits.
+      names: str `[n]`, as in `Photos`.
+      contents: str `[n]`, SHA-256 of the encoded pictures.
+      splits: str `[n]`: train, val or test.
+      labels: int32 `[n]`.
+      logits: float32 `[n, classes]`, before any temperature.
+      folds: int64 `[n]`: the model that answers was fitted without this fold; -1 where the final model answers.
+      own_val: bool, whether the validation pictures are the user's own choice.
+    """
+
+    classes: np.ndarray
+    names: np.ndarray
+    contents: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    folds: np.ndarray
+    own_val: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, rows: np.ndarray) -> Predictions:
+        """Some rows: bool or int `[m]`."""
+        parts = {name: getattr(self, name)[rows] for name in ARRAYS[1:-1]}
+        return dataclasses.replace(self, **parts)
+
+    def select(self, *splits: str) -> Predictions:
+        """The rows of these splits."""
+        return self.where(np.isin(self.splits, splits))
+
+    def validation(self) -> Predictions:
+        """The rows that validation numbers are measured on: answers of models that have not seen them.
+
+        The user's own validation folder; otherwise all out-of-fold rows; for heads without folds the val split.
+        """
+        folded = self.folds >= 0
+        return self.select("val") if self.own_val or not folded.any() else self.where(folded)
+
+    def judge(self) -> Judge:
+        """Calibrated on every row, the test apart, that the answering model has not seen."""
+        folded = self.folds >= 0
+        unseen = self.where(folded) if folded.any() else self.select("val")
+        return Judge(fit_temperature(unseen.logits, unseen.labels) if len(unseen) else 1.0)
+
+    def save(self, path: Path) -> None:
+        """predictions.npz, whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{name: getattr(self, name) for name in ARRAYS})
+        write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path) -> Predictions:
+    """Read predictions.npz. Raises UserError when there is none, or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Predictions(*(arrays[name] for name in ARRAYS))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} holds no predictions ({error}), expected what a finished run leaves there.") from None

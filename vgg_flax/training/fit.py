@@ -1,0 +1,227 @@
+"""From a feed to a fitted head: by cross-validated regression, or by epochs of AdamW with the best one kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vgg_flax import console
+from vgg_flax.answers.predictions import Predictions
+from vgg_flax.answers.scores import accuracy, cross_entropy
+from vgg_flax.errors import UserError
+from vgg_flax.network.heads import BLOCKS, HEADS
+from vgg_flax.network.model import init_head
+from vgg_flax.network.params import Params, combine
+from vgg_flax.network.spec import Cut, ModelSpec, pooled_columns
+from vgg_flax.training import regression
+from vgg_flax.training.checkpoint import Checkpoints
+from vgg_flax.training.feed import Feed
+from vgg_flax.training.runs import EventLog, Run
+from vgg_flax.training.task import Recipe, Task, learning_rate, standardization
+
+Log = list[dict[str, float]]
+FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained network.
+
+    Attributes:
+      task: what it is and how it was trained; `spec` says the blocks that were chosen.
+      params: the whole network's.
+      log: a row an epoch; for regression a row an iteration.
+      best_epoch: number of the row that was kept, from 1.
+      folds: int64 `[photos]`, the fold that a picture was left out with, -1 where in none.
+      out_of_fold: float32 `[photos, classes]`, logits of the model without that fold.
+      chosen: what cross-validation chose, JSON types.
+    """
+
+    task: Task
+    params: Params
+    log: Log
+    best_epoch: int
+    folds: np.ndarray
+    out_of_fold: np.ndarray
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def fit(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed, check: Callable[[], None]) -> Fitted:
+    """The head that the settings ask for. `check` may raise to stop; AdamW's epochs are in checkpoints by then."""
+    if HEADS[run.settings.head].solver == "regression":
+        return fit_regression(run, spec, cut, backbone, feed, check)
+    return fit_epochs(run, spec, cut, backbone, feed, check)
+
+
+def predict(fitted: Fitted, feed: Feed) -> Predictions:
+    """What the network says of every picture; of those that cross-validation left out, what it said without them."""
+    photos = feed.photos
+    logits = fitted.task.logits(fitted.params, feed, np.arange(len(photos)))
+    left_out = fitted.folds >= 0
+    logits[left_out] = fitted.out_of_fold[left_out]
+    return Predictions(
+        classes=np.array(photos.classes),
+        names=np.array(photos.names),
+        contents=photos.contents,
+        splits=photos.splits,
+        labels=photos.labels,
+        logits=logits,
+        folds=fitted.folds,
+        own_val=np.array(photos.own_val),
+    )
+
+
+def fit_regression(
+    run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed, check: Callable[[], None]
+) -> Fitted:
+    """Cross-validation chooses blocks and strength; one fit on training and validation pictures is kept."""
+    settings, photos, fitted = run.settings, feed.photos, feed.fitted
+    iterations = settings.optimizer.epochs or HEADS["regression"].epochs
+    folds, apart = leave_out(feed)
+    views = len(feed.views)
+    data = regression.Data(
+        np.concatenate([feed.pooled(fitted, view) for view in feed.views]),
+        np.tile(photos.labels[fitted], views),
+        np.tile(folds, views),
+        np.arange(len(fitted) * views) < len(fitted),
+        apart,
+    )
+    names = [settings.network.blocks] if settings.network.blocks != "auto" else list(BLOCKS)
+    sets = {name: pooled_columns(spec.backbone, BLOCKS[name], spec.head.pools) for name in names}
+    with console.bar("cross-validation", 0, summary=False) as advance:
+        candidates = regression.choose(
+            data, sets, spec.head.classes, strength=settings.optimizer.weight_decay, iterations=iterations,
+            check=check, advance=advance,
+        )  # fmt: skip
+    best = candidates[0]
+    run.write_table("search.csv", regression.COLUMNS, [candidate.row() for candidate in candidates])
+    start = time.monotonic()
+    found = regression.fit(
+        dataclasses.replace(data, features=data.features[:, sets[best.name]]), spec.head.classes, best.strength,
+        iterations=iterations, check=check,
+    )  # fmt: skip
+    head = dataclasses.replace(spec.head, blocks=BLOCKS[best.name])
+    spec = dataclasses.replace(spec, head=head)
+    layer = {"kernel": found.kernel, "bias": found.bias}
+    params = {
+        "backbone": backbone,
+        "head": {"standardize": {"mean": found.mean, "std": found.std}, "predictions": layer},
+    }
+    seconds = (time.monotonic() - start) / max(1, len(found.history))
+    log = [_regression_row(i, row, len(fitted) * views, seconds) for i, row in enumerate(found.history, 1)]
+    run.write_log(log)
+    out_of_fold = np.zeros((len(photos), spec.head.classes), np.float32)
+    out_of_fold[fitted] = found.out_of_fold[: len(fitted)]
+    all_folds = np.full(len(photos), -1, np.int64)
+    all_folds[fitted] = folds
+    console.show_choice(candidates, log[-1], len(log))
+    return Fitted(
+        Task(spec, cut, Recipe(iterations, 1.0, best.strength)), params, log, len(log), all_folds, out_of_fold,
+        {"blocks": best.name, "strength": best.strength, "converged": found.converged},
+    )  # fmt: skip
+
+
+def leave_out(feed: Feed) -> tuple[np.ndarray, int | None]:
+    """(Fold of each fitted picture, int64 `[m]`; the number of the fold that is the user's own validation folder)."""
+    photos, seed = feed.photos, feed.settings.split.seed
+    if not photos.own_val:
+        return photos.folds(feed.fitted, FOLDS, seed), None
+    folds = np.full(len(feed.fitted), FOLDS, np.int64)
+    trains = photos.splits[feed.fitted] == "train"
+    folds[trains] = photos.folds(feed.fitted[trains], FOLDS, seed)
+    return folds, FOLDS
+
+
+def _regression_row(iteration: int, row: dict[str, float], count: int, seconds: float) -> dict[str, float]:
+    speed = count / max(seconds, 1e-9)
+    return {"epoch": iteration, **row, "lr": 1.0, "images_per_second": speed, "seconds": seconds}
+
+
+def fit_epochs(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed, check: Callable[[], None]) -> Fitted:
+    """AdamW, epoch by epoch, from the last checkpoint if there is one; the best epoch by validation is kept."""
+    optimizer, kind, seed = run.settings.optimizer, HEADS[run.settings.head], run.settings.split.seed
+    epochs = optimizer.epochs or kind.epochs
+    decay = kind.weight_decay if optimizer.weight_decay is None else optimizer.weight_decay
+    steps = epochs * math.ceil(len(feed.fitted) / optimizer.batch_size)
+    task = Task(spec, cut, Recipe(steps, optimizer.lr or kind.lr, decay, optimizer.warmup))
+    key, val = jax.random.key(seed), feed.photos.rows("val")
+    if not len(val):
+        raise UserError("no picture is left for validation: add photos, or use --head regression, which needs none.")
+    state, frozen = task.init(_first_params(task, backbone, feed, key))
+    with Checkpoints(run.folder / "checkpoints") as checkpoints, EventLog(run.folder) as events:
+        done = checkpoints.latest or 0
+        log = run.read_log(done)
+        if done:
+            state = checkpoints.restore(done, state)
+            console.say(f"going on after epoch {done} of {epochs}")
+        for epoch in range(done, epochs):
+            start = time.monotonic()
+            state, totals = train_epoch(task, state, frozen, feed, epoch, key, check)
+            logits = task.logits(combine(state.params, frozen), feed, val)
+            seconds = time.monotonic() - start
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": totals["loss"] / totals["count"],
+                "train_accuracy": totals["correct"] / totals["count"],
+                "val_loss": cross_entropy(logits, feed.photos.labels[val]),
+                "val_accuracy": accuracy(logits, feed.photos.labels[val]),
+                "lr": task.recipe.lr * float(_share(task.recipe, int(state.step) - 1)),
+                "images_per_second": totals["count"] / seconds,
+                "seconds": seconds,
+            }
+            _refuse_infinite(row, task, checkpoints.best, run)
+            log.append(row)
+            run.write_log(log)  # before the checkpoint: resuming drops a row too many, but could not fill a gap
+            checkpoints.save(epoch + 1, state, row | {"val_count": len(val)})
+            events.write(row)
+            console.show_epoch(row, epochs, best=checkpoints.best == epoch + 1)
+            check()
+        best = checkpoints.best
+        assert best is not None
+        trained = checkpoints.restore(best, state).params
+    params = {"backbone": backbone, **combine(trained, frozen)}
+    count, classes = len(feed.photos), spec.head.classes
+    return Fitted(task, params, log, best, np.full(count, -1), np.zeros((count, classes), np.float32))
+
+
+def _first_params(task: Task, backbone: Params, feed: Feed, key: jax.Array) -> Params:
+    """A new head on the backbone; of a backbone that is not run in training, nothing."""
+    head = init_head(task.spec, key)
+    if task.spec.head.standardize:
+        columns = pooled_columns(task.spec.backbone, task.spec.head.blocks, task.spec.head.pools)
+        head["standardize"] = standardization(feed.pooled(feed.fitted)[:, columns])
+    return {"head": head, "backbone": backbone} if task.cut.first_block <= 5 else {"head": head}
+
+
+def train_epoch(
+    task: Task, state: Any, frozen: Params, feed: Feed, epoch: int, key: jax.Array, check: Callable[[], None]
+) -> tuple[Any, dict[str, float]]:
+    """(The state after one epoch, sums over its pictures)."""
+    totals = {"loss": 0.0, "correct": 0.0, "count": 0.0}
+    with console.bar(f"epoch {epoch + 1}", len(feed.fitted), summary=False) as advance:
+        for batches in feed.epoch(epoch):
+            state, sums = task.step(state, frozen, batches, key)
+            totals = {name: totals[name] + float(sums[name]) for name in totals}
+            advance(int(sums["count"]))
+            check()
+    return state, totals
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _share(recipe: Recipe, step: jax.Array) -> jax.Array:
+    return learning_rate(recipe, step)
+
+
+def _refuse_infinite(row: dict[str, float], task: Task, best: int | None, run: Run) -> None:
+    if not math.isfinite(loss := row["train_loss"] + row["val_loss"]):
+        raise UserError(
+            f"the loss is {loss} in epoch {row['epoch']}: try an --lr below {task.recipe.lr:g}. "
+            f"The best checkpoint so far (epoch {best or 'none'}) is safe in {run.folder}."
+        )
