@@ -14,6 +14,7 @@ from vgg_flax.console import warn
 from vgg_flax.files import temporary_name
 
 PROBE = bytes(4096)  # a block: an empty file can be made on a full disk too
+_warned: set[Path] = set()
 
 
 def cache_dir() -> Path:
@@ -64,12 +65,10 @@ def _private_folder() -> Path:
 
 def warn_unwritable(error: OSError) -> None:
     """One line, once a process, however many things can't be kept."""
-    _warn_once(str(cache_dir()), error.strerror or str(error))
-
-
-@functools.cache
-def _warn_once(folder: str, reason: str) -> None:
-    warn(
-        f"cache folder {folder} can't be written ({reason}): what this run computes is not kept. "
-        "Set VGG_FLAX_CACHE to another folder."
-    )
+    folder = cache_dir()
+    if folder not in _warned:
+        _warned.add(folder)
+        warn(
+            f"cache folder {folder} can't be written ({error.strerror or error}): what this run computes is not kept. "
+            "Set VGG_FLAX_CACHE to another folder."
+        )

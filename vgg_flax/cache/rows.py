@@ -82,7 +82,7 @@ class RowStore:
             disk = self._disk.mapped().view(self.dtype).reshape(-1, *self.shape)
         disk = disk if field is None else disk[field]
         if self._memory is None or not wanted.size or wanted.max() < len(disk):
-            return np.array(disk[wanted])
+            return disk[wanted] if wanted.ndim else np.array(disk[wanted])
         flat = wanted.reshape(-1)
         out = np.empty((len(flat), *disk.shape[1:]), disk.dtype)
         kept = flat < len(disk)
