@@ -1,11 +1,13 @@
 # make demo   .venv, install, train on the built-in digits     make test   .venv, install, tests
 # make lint   ruff and pyright     make bench   CPU benchmarks     make clean   remove what the others made
+# make crash KILLS=200   programs killed at every step and at random, then run to their end and compared
 # Needs python3 >= 3.11 and make; PYTHON=python3.12 chooses another one.
 
 PYTHON ?= python3
+KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench crash clean
 
 demo: .venv/base
 	$(BIN)/python train.py
@@ -20,6 +22,9 @@ lint: .venv/dev
 
 bench: .venv/test
 	$(BIN)/python -m benchmarks.suite
+
+crash: .venv/test
+	$(BIN)/python -m tests.crash.harness --kills $(KILLS)
 
 # Each stamp stands for an installed set of packages and is renewed when pyproject.toml changes.
 .venv/base: pyproject.toml

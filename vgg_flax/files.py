@@ -1,15 +1,27 @@
-"""Files that survive a crash, and locks between processes."""
+"""Files and folders that appear whole or not at all, and how what a killed process left behind is told and removed."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import os
+import platform
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp(\.\w+)?")
+WEEK = 7 * 24 * 3600.0  # seconds; no process is expected to write one file for longer
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file that appears whole or not at all: temporary file, sync, rename, sync of the folder."""
     data = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -17,7 +29,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
     sync_folder(path.parent)
 
@@ -30,3 +43,78 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside `path`, with its suffix, that says whose it is: `sweep` removes it after its process."""
+    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, closed to other users, that is gone afterwards."""
+    folder = temporary_name(path)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the temporary files and folders of dead processes, anywhere below `folder`.
+
+    A process of this machine is dead when its number is free. Of other machines and containers, which may share the
+    folder, only what nobody wrote to for a week is removed.
+
+    Returns:
+      What was removed. What can't be removed stays, without an error.
+    """
+    removed = []
+    for parent, folders, names in os.walk(folder):
+        for name in [*folders, *names]:
+            path = Path(parent, name)
+            if _is_dead(path):
+                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                if not path.exists():
+                    removed.append(path)
+        folders[:] = [name for name in folders if not TEMPORARY.fullmatch(name)]
+    return removed
+
+
+def _is_dead(path: Path) -> bool:
+    if not (found := TEMPORARY.fullmatch(path.name)):
+        return False
+    if found["host"] == _host() and os.name == "posix":
+        return not _is_running(int(found["pid"]))
+    return time.time() - _last_change(path) > WEEK
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _last_change(path: Path) -> float:
+    """Seconds since the epoch; of a folder, of the newest thing in it. Now, if it changes under our hands."""
+    try:
+        return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+    except OSError:
+        return time.time()
+
+
+@functools.cache
+def _host() -> str:
+    """Where a process number means the same process: this machine since it was started, and this container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
