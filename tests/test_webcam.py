@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -29,8 +30,6 @@ from vgg_flax.live.capture import Frame
 from vgg_flax.live.recorded import VideoFile
 from vgg_flax.network import model, preprocess
 from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
-
-import cv2  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("dark", "Löwenzahn <b>", "犬")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,8 +19,6 @@ from vgg_flax.live import capture, newest
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.newest import LiveSource
 from vgg_flax.live.sources import open_source
-
-import cv2  # isort: skip
 
 PATIENT = 10.0  # seconds after which a test that waits has failed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from vgg_flax.cache import cache_dir
+from vgg_flax.cache import usable_dir
 
 
 def keep_compiled_programs() -> None:
@@ -18,8 +18,8 @@ def keep_compiled_programs() -> None:
     Compiled code is executed: the folder is the user's own, and closed to others.
     """
     kind = f"{jax.__version__} {version('jaxlib')} {_processor()}"
-    folder = cache_dir() / "xla" / hashlib.sha256(kind.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = usable_dir("xla") / hashlib.sha256(kind.encode()).hexdigest()[:16]
+    folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

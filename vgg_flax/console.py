@@ -140,5 +140,5 @@ def bar(title: str, total: int, done: int = 0, *, summary: bool = True) -> Itera
         if shown._progress:
             shown._progress.stop()
     seconds = time.monotonic() - shown._start
-    if summary:
+    if summary and shown.done:
         say(f"{title}: {shown.done} in {seconds:.1f} s, {shown.rate():.1f}/s")

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ class FeatureStore:
         identity = {**identity, "versions": {**identity["versions"], "decode": decode.VERSION}}
         self._stores = {name: RowStore(name, identity, shape) for name, shape in sorted(extractor.shapes.items())}
 
-    def rows(self, name: str, contents: Sequence[str], view: int = 0) -> Rows:
+    def rows(self, name: str, contents: np.ndarray, view: int = 0) -> Rows:
         """Rows that `fill` has seen to: float32 `[n, *shape]`, read from the disk when indexed."""
         return self._stores[name].rows(self._keys(contents, view))
 
@@ -54,13 +54,11 @@ class FeatureStore:
         Raises:
           UserError: it fits neither the disk nor the memory.
         """
-        if not len(self._missing(contents, view)):
-            return
+        keys = self._keys(contents, view)
         with contextlib.ExitStack() as claims:
-            for store in self._stores.values():
-                claims.enter_context(store.filling(len(self._missing(contents, view)), check))
-            missing = self._missing(contents, view)  # another process may have been at work while this one waited
-            self._compute(images, contents, missing, view, check)
+            lacking = [claims.enter_context(store.filling(keys, check)) for store in self._stores.values()]
+            if len(missing := np.unique(np.concatenate(lacking))):
+                self._compute(images, contents, missing, view, check)
 
     def _compute(
         self, images: Any, contents: np.ndarray, missing: np.ndarray, view: int, check: Callable[[], None]
@@ -83,15 +81,7 @@ class FeatureStore:
                 advance(len(some))
                 check()
 
-    def _missing(self, contents: np.ndarray, view: int) -> np.ndarray:
-        """Index of the first picture of each content that some store lacks, int64, in order."""
-        _, first = np.unique(contents, return_index=True)
-        first = np.sort(first)
-        keys = self._keys(contents[first], view)
-        lacking = [store.find(keys) < 0 for store in self._stores.values()]
-        return first[np.any(lacking, axis=0)]
-
-    def _keys(self, contents: Sequence[str], view: int) -> list[bytes]:
+    def _keys(self, contents: np.ndarray, view: int) -> list[bytes]:
         if view == 0:
             return [bytes.fromhex(content) for content in contents]
         random = [dataclasses.asdict(self.augmentation), self.seed, view, jax.__version__]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 
 from rich import box
@@ -11,14 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from vgg_flax.cache import Entry, cache_dir, entries, parse_size, prune
-
-
-@dataclasses.dataclass(frozen=True)
-class CacheSettings:
-    """Show what is kept between runs: decoded pictures, features, weights, compiled code."""
-
-    prune: str | None = None
-    """Drop pictures and features, the least recently used first, until the cache takes at most this much: 10GB."""
+from vgg_flax.settings import CacheSettings
 
 
 def main(settings: CacheSettings) -> None:

@@ -1,24 +1,15 @@
-"""Label what a camera, a video, a stream or a folder of pictures shows, with a trained model.
-
-Examples:
-    python webcam.py                                             newest run, camera 0
-    python webcam.py --source clip.mp4 --save labelled.mp4       every frame of a video, and the result as a video
-    python webcam.py --source photos/ --headless --json out.jsonl
-"""
+"""Label what a camera, a video, a stream or a folder of pictures shows, with a trained model."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from vgg_flax import settings as config
-from vgg_flax.cli import fail, parse
-from vgg_flax.errors import UserError
+from vgg_flax.settings import WebcamSettings
 
 if TYPE_CHECKING:  # the names in annotations; nothing is imported
     from vgg_flax.answers.predictor import Predictor
@@ -36,38 +27,12 @@ os.environ.setdefault("QT_LOGGING_RULES", "*=false")
 NO_SIGNAL_AFTER = 1.0  # seconds without a frame until the old label is taken off the screen
 
 
-@dataclasses.dataclass(frozen=True)
-class WebcamSettings:
-    """Label what a camera, a video, a stream or a folder of pictures shows. q, Esc or closing the window quits."""
-
-    model: Annotated[Path | None, config.Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
-    """A run or bundle folder; unset: the newest finished run in runs/."""
-    source: Annotated[str, config.Alias(aliases=["-s"], metavar="0|FILE|FOLDER|URL")] = "0"
-    """Camera number, video or picture file, folder of pictures, or the URL of a stream."""
-    headless: bool = False
-    """No window: labels go to the terminal and to --save and --json."""
-    save: Annotated[Path | None, config.Alias(metavar="VIDEO")] = None
-    """New video with the labels drawn in: .mp4, or .webm or .avi, which stay readable after a crash."""
-    json: Annotated[Path | None, config.Alias(metavar="FILE")] = None
-    """New file with a line of JSON for each labelled frame."""
-    max_frames: Annotated[int | None, config.Alias(metavar="N")] = None
-    """Stop after so many labelled frames."""
-    no_mirror: bool = False
-    """Don't show a camera's picture as in a mirror. The model and --save never get it mirrored."""
-
-    def __post_init__(self) -> None:
-        if self.max_frames is not None and self.max_frames < 1:
-            raise UserError(f"--max-frames is {self.max_frames}, expected at least 1.")
-
-
-def main(args: list[str] | None = None) -> None:
-    settings = parse(WebcamSettings, args=args)
-    for number in (signal.SIGTERM, signal.SIGINT):  # both end as Ctrl-C does, also where a script runs it with `&`
+def main(settings: WebcamSettings) -> None:
+    """Both signals end it as Ctrl-C does, also where a script runs it with `&`."""
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     try:
         run(settings)
-    except UserError as error:
-        fail(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -147,7 +112,3 @@ def label_frames(
             return
     if screen and source.still:
         screen.hold()  # the last picture of a folder stays until it is closed
-
-
-if __name__ == "__main__":
-    main()

@@ -144,50 +144,47 @@ def decode_all(
       check: called between pictures; may raise to stop.
     """
     store, preprocessing = picture_store(size), Preprocessing(size)
-    first = {one.content: index for index, one in reversed(list(enumerate(seen))) if one.content}
-    contents = list(first)
-    missing = [first[content] for content, row in zip(contents, store.find(_keys(contents)), strict=True) if row < 0]
-    missing.sort()
     reasons = {index: one.reason for index, one in enumerate(seen) if one.reason}
+    whole = [index for index in range(len(seen)) if index not in reasons]
+    keys = _keys([seen[index].content or "" for index in whole])
+    chunk = max(1, CHUNK_BYTES // (size * size * 3))
+    pending: dict[bytes, np.ndarray] = {}
+    wrong: dict[str | None, str] = {}
+    decoded = 0
 
-    def load(k: int) -> np.ndarray | str:
+    def load(index: int) -> np.ndarray | str:
         try:
-            return preprocess.resize(decode.decode(dataset.read(missing[k])), preprocessing)
+            return preprocess.resize(decode.decode(dataset.read(index)), preprocessing)
         except BadImage as bad:
             return str(bad)
 
-    chunk = max(1, CHUNK_BYTES // (size * size * 3))
-    pending: list[tuple[str, np.ndarray]] = []
-    wrong: dict[str | None, str] = {}
-
     def keep() -> None:
-        store.add(_keys([content for content, _ in pending]), np.stack([image for _, image in pending]))
+        if pending:
+            store.add(list(pending), np.stack(list(pending.values())))
         pending.clear()
 
-    if missing:
-        with store.filling(len(missing), check), bar("decoding pictures", len(missing)) as advance:
-            for index, image in zip(missing, prefetch(load, len(missing)), strict=True):
-                check()
-                if isinstance(image, str):
-                    wrong[seen[index].content] = image
-                else:
-                    pending.append((seen[index].content or "", image))
-                if len(pending) == chunk:
-                    keep()
-                advance(1)
-            if pending:
+    with store.filling(keys, check) as missing, bar("decoding pictures", len(missing)) as advance:
+        for k, image in zip(missing, prefetch(lambda i: load(whole[missing[i]]), len(missing)), strict=True):
+            check()
+            if isinstance(image, str):
+                wrong[seen[whole[k]].content] = image
+            else:
+                pending[keys[k]], decoded = image, decoded + 1
+            if len(pending) == chunk:
                 keep()
+            advance(1)
+        keep()
     reasons |= {index: wrong[one.content] for index, one in enumerate(seen) if one.content in wrong}
     if strict and reasons:
         index = min(reasons)
         raise UserError(
             f"{dataset.names[index]}: {reasons[index]}. Fix or remove it, or leave out --strict to go on without it."
         )
-    return _photos(dataset, seen, store, reasons, len(missing) - len(wrong))
+    return _photos(dataset, seen, store, reasons, decoded)
 
 
 def _photos(
-    dataset: Dataset, seen: Sequence[Seen], store: RowStore, reasons: dict[int, str | None], decoded: int
+    dataset: Dataset, seen: Sequence[Seen], store: RowStore, reasons: dict[int, str], decoded: int
 ) -> Photos:
     kept = [index for index in range(len(seen)) if index not in reasons]
     if not kept:
@@ -204,7 +201,7 @@ def _photos(
         contents=np.array(contents),
         groups=np.array(contents),
         splits=dataset.own_splits[kept],
-        bad=tuple((dataset.names[index], str(reasons[index])) for index in sorted(reasons)),
+        bad=tuple((dataset.names[index], reasons[index]) for index in sorted(reasons)),
         decoded=decoded,
     )
 

@@ -9,11 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+import cv2
 import numpy as np
-
-from vgg_flax.network import preprocess  # noqa: F401  (first: it limits the size of pictures, which OpenCV reads at import)
-
-import cv2  # isort: skip
 
 TIMEOUT = 3.0  # seconds that opening or reading a stream may take
 USUAL_FPS = 25.0  # where a video doesn't say

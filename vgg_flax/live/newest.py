@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 
 from vgg_flax.errors import UserError
 from vgg_flax.live.capture import MISSES, TIMEOUT, Frame, grab
-
-import cv2  # isort: skip  (after capture)
 
 LIVE_FPS = 15.0  # of recordings, whatever the rate of the source
 POLL = 0.1  # seconds after which the source says that it has no new frame

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 
 from vgg_flax.errors import UserError
 from vgg_flax.live.overlay import compose, letterbox
 from vgg_flax.live.result import Result
-
-import cv2  # isort: skip  (after overlay)
 
 LONGEST_GAP = 3.0  # seconds
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG"}  # each of them is in every opencv-python wheel

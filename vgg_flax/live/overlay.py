@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from vgg_flax.live.result import Result
-
-import cv2  # isort: skip  (after result)
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and nothing here needs it
     from vgg_flax.answers.predictor import Prediction

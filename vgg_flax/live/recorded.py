@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from vgg_flax.data.decode import decode, read_bytes
 from vgg_flax.errors import BadImage, UserError
 from vgg_flax.live.capture import MISSES, Frame, frame_rate, grab, open_stream, opened
-
-import cv2  # isort: skip  (after capture)
 
 PICTURES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm"}
 PICTURE_FPS = 2.0  # half a second for each picture of a folder

@@ -8,13 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from vgg_flax.live.capture import Source
 from vgg_flax.live.overlay import compose, draw_notice, fit
 from vgg_flax.live.result import Result
-
-import cv2  # isort: skip  (after overlay)
 
 ESCAPE = 27
 KEYS = "q, Esc: quit   space: pause   m: mirror"

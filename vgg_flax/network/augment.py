@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,11 @@ from vgg_flax.settings import AugmentSettings
 VERSION = 1  # of the pixels that come out; part of the name under which features are kept
 
 
-def view_keys(seed: int, view: int, contents: Sequence[str]) -> jax.Array:
+def view_keys(seed: int, view: int, contents: np.ndarray) -> jax.Array:
     """A key for every picture of a view, from its content alone: the same in any batch and any data set.
 
     Args:
-      contents: SHA-256 of the encoded pictures, hexadecimal, `[batch]`.
+      contents: SHA-256 of the encoded pictures, hexadecimal, str `[batch]`.
     """
     words = np.array([[int(content[:8], 16), int(content[8:16], 16)] for content in contents], np.uint32)
     return _fold_in(jax.random.fold_in(jax.random.key(seed), view), words)

@@ -118,7 +118,7 @@ def output_shape(backbone: BackboneSpec, image_size: int, name: str) -> tuple[in
     return map_shape(backbone, image_size, int(name.removeprefix("block")))
 
 
-def choose_engine(asked: str, backbone: BackboneSpec, precision: str, say: Callable[[str], object]) -> str:
+def choose_engine(asked: str, backbone: BackboneSpec, precision: Precision, say: Callable[[str], object]) -> str:
     """`winograd` where it runs, else `xla`, with a line that says why not. Raises UserError if it was insisted on."""
     if asked == "xla":
         return "xla"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 policies = ocp.training.preservation_policies
 
+T = TypeVar("T")
 Metrics = Mapping[str, float]
 
 
@@ -37,7 +38,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
-    def save(self, epochs: int, state: dict[str, Any], metrics: Metrics) -> None:
+    def save(self, epochs: int, state: Any, metrics: Metrics) -> None:
         """Keep the state after `epochs` epochs; `metrics` holds val_accuracy, val_loss and val_count."""
         if not self._checkpointer.save(epochs, state, metrics=dict(metrics)):
             raise RuntimeError(f"checkpoint {epochs} was not written: one of a later epoch already exists.")
@@ -54,7 +55,7 @@ class Checkpoints:
         kept = self._checkpointer.checkpoints
         return max(kept, key=lambda one: (rank(one.metrics), -one.step)).step if kept else None
 
-    def restore(self, epochs: int, like: dict[str, Any]) -> dict[str, Any]:
+    def restore(self, epochs: int, like: T) -> T:
         """The state after `epochs` epochs. like: a tree of the same structure, shapes and dtypes."""
         return self._checkpointer.load(epochs, jax.tree.map(_abstract, like))
 

@@ -52,6 +52,11 @@ class Fitted:
     out_of_fold: np.ndarray
     chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The network, with the blocks that were chosen."""
+        return self.task.spec
+
 
 def fit(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed, check: Callable[[], None]) -> Fitted:
     """The head that the settings ask for. `check` may raise to stop; AdamW's epochs are in checkpoints by then."""

@@ -15,12 +15,15 @@ import shlex
 import shutil
 import stat
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import jax.ffi
+
+from vgg_flax.cache import usable_dir
+from vgg_flax.console import say
+from vgg_flax.files import temporary_name
 
 try:
     import fcntl
@@ -37,15 +40,15 @@ _library: ctypes.CDLL | None = None
 
 
 class Unavailable(RuntimeError):
-    """The kernel can't be had on this machine; the message is one line: the reason, and what to install or do."""
+    """The kernel can't run on this machine; the message is one line: the reason, and what to install or do."""
 
 
-def load(cache_dir: Path | None = None, say: Callable[[str], object] = print) -> None:
+def load(folder: Path | None = None, say: Callable[[str], object] = say) -> None:
     """Builds the kernel if this processor has none in the cache yet (some seconds, announced through `say`),
     loads it, and registers it with JAX. Later calls return at once; any thread may call.
 
     Args:
-      cache_dir: the library goes to its sub-folder `winograd`; `vgg_flax.config.cache_dir()` unless given.
+      folder: where the library is kept; `winograd` in the cache unless given.
       say: takes one line of text.
 
     Raises:
@@ -55,9 +58,7 @@ def load(cache_dir: Path | None = None, say: Callable[[str], object] = print) ->
     with _loading:
         if _library is not None:
             return
-        if cache_dir is None:
-            cache_dir = cache_dir()
-        path = build(cache_dir / "winograd", say)
+        path = build(folder or usable_dir("winograd"), say)
         try:
             library = ctypes.CDLL(str(path))
         except OSError as error:
@@ -118,14 +119,13 @@ def _key(command: list[str]) -> str:
 
 def _compile(command: list[str], path: Path) -> None:
     """Compiles under a name of its own, so that `path` appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
+    temporary = temporary_name(path)
     try:
-        _run([*command, str(SOURCE), "-o", temporary])
-        Path(temporary).chmod(0o700)
-        Path(temporary).replace(path)
+        _run([*command, str(SOURCE), "-o", str(temporary)])
+        temporary.chmod(0o700)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _run(command: list[str]) -> str:
@@ -152,7 +152,7 @@ def _locked(path: Path):
     """Holds a lock file, so that of two processes starting together one compiles and the other waits."""
     assert fcntl is not None
     with path.open("a") as file:
-        # Where locks are not to be had (some network file systems) both compile, and the renames don't clash.
+        # Without locks, as on some network file systems, both compile, and the renames don't clash.
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
