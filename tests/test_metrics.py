@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from vgg_flax.answers.scores import cross_entropy, fit_temperature
 
+from vgg_flax.answers.scores import cross_entropy, fit_temperature
 from vgg_flax.insight.metrics import evaluate, mistakes
 
 LABELS = np.array([0] * 8 + [1] * 2)

@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from vgg_flax.store import extract_view
 
 from vgg_flax.data.photos import Pictures
 from vgg_flax.errors import UserError
@@ -15,6 +14,7 @@ from vgg_flax.network.extract import MAP_BYTES, Extractor, batch_size, choose_en
 from vgg_flax.network.preprocess import normalize
 from vgg_flax.network.spec import BACKBONES, HeadSpec
 from vgg_flax.settings import AugmentSettings
+from vgg_flax.store import extract_view
 
 CONFIG = AugmentSettings(flip=True)
 
