@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,22 @@ def test_half_a_row_is_no_row_and_its_record_never_gets_another_row(filled, miss
         store.add([key(7)], rows(2)[missing_rows])
     assert what_is_there() == [True] * 5 + [False]
     add_all_and_check()
+
+
+def test_a_writer_that_dies_after_damage_gives_no_key_the_row_of_another(filled, monkeypatch):
+    cut(filled / "rows", 5 * 48)
+    real, calls = os.pwrite, []
+
+    def die_before_the_record(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", die_before_the_record)
+    with pytest.raises(KeyboardInterrupt):
+        open_store().add(keys(7), np.ones((1, 4, 3), np.float32))
+    assert what_is_there([*range(6)]) == [True] * 5 + [False]
 
 
 @pytest.mark.parametrize("byte", range(RECORD.size))

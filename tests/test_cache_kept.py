@@ -148,7 +148,7 @@ def test_pruning_says_what_it_dropped(cache, capsys):
     assert last == f"1 dropped; 0 kB in {cache}"
     holder = RowStore("pooled", {}, (3,))
     command.main(command.CacheSettings(prune="1KB"))
-    assert "the rest is in use" in capsys.readouterr().out
+    assert "what is left is in use" in capsys.readouterr().out
     del holder
 
 
