@@ -198,13 +198,26 @@ def test_a_flipped_bit_costs_one_row(filled, byte):
 
 
 def test_records_at_another_place_or_of_another_store_do_not_count(filled, cache):
+    other = RowStore("pooled", {"size": 160}, (4, 3))
+    for name in ("rows", "keys"):
+        shutil.copy(filled / name, other.folder / name)
+    other.refresh()
+    assert len(other) == 0
     data = (filled / "keys").read_bytes()
     (filled / "keys").write_bytes(data[RECORD.size :] + data[: RECORD.size])
     assert what_is_there() == [False] * 6
-    other = RowStore("pooled", {"size": 160}, (4, 3))
-    shutil.copy(filled / "rows", other.folder / "rows")
-    (other.folder / "keys").write_bytes(data)
-    assert len(RowStore("pooled", {"size": 160}, (4, 3))) == 0
+
+
+def test_rows_behind_damaged_records_keep_their_places(filled):
+    (filled / "keys").write_bytes(bytes(4 * RECORD.size) + (filled / "keys").read_bytes()[4 * RECORD.size :])
+    assert what_is_there() == [False] * 4 + [True] * 2
+    add_all_and_check()
+
+
+def test_a_system_that_writes_a_little_at_a_time_writes_all(cache, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: real(descriptor, data[:100], offset))
+    add_all_and_check()
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"about": 1}'])

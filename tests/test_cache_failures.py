@@ -119,6 +119,18 @@ def test_a_disk_that_fills_up_at_any_call_costs_no_row(cache, warnings, monkeypa
     np.testing.assert_array_equal(there.rows(keys(*range(10)))[:], rows(10))
 
 
+def test_room_that_was_half_reserved_is_given_back(cache, warnings, monkeypatch):
+    def half(descriptor, offset, size):
+        os.ftruncate(descriptor, offset + size // 2)
+        full()
+
+    store = open_store()
+    store.add(keys(0), rows(1))
+    monkeypatch.setattr(os, "posix_fallocate", half)
+    store.reserve(10)
+    assert (store.folder / "rows").stat().st_size == 48 and len(warnings) == 1
+
+
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
 def test_file_systems_that_cannot_reserve_are_asked_for_their_free_room(cache, warnings, monkeypatch, number):
     def unsupported(*_):

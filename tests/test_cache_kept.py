@@ -89,7 +89,8 @@ def test_dropping_that_is_cut_off_is_finished_by_the_next_start(cache, monkeypat
     assert entries() == []
 
 
-def test_a_store_opened_while_it_is_dropped_is_made_again(cache, monkeypatch):
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_store_opened_while_it_is_dropped_is_made_again(cache, monkeypatch, remade):
     """The bug would be rows that are written to a folder that is no longer there."""
     folder = make("pooled", 10)
     real = os.open
@@ -99,6 +100,8 @@ def test_a_store_opened_while_it_is_dropped_is_made_again(cache, monkeypatch):
         if os.fspath(path) == str(folder / "keys"):
             monkeypatch.setattr(os, "open", real)
             folder.rename(cache / "gone")
+            if remade:
+                make("pooled", 0, 0)
         return descriptor
 
     monkeypatch.setattr(os, "open", drop_just_after_opening)
