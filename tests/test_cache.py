@@ -265,7 +265,7 @@ def test_a_second_process_waits_says_so_once_and_computes_nothing_twice(filled, 
     def first():
         with one.filling(keys(6, 7)):
             inside.set()
-            go_on.wait()
+            go_on.wait(60)
             one.add(keys(6, 7), rows(2))
 
     def check():
@@ -275,7 +275,7 @@ def test_a_second_process_waits_says_so_once_and_computes_nothing_twice(filled, 
 
     thread = threading.Thread(target=first)
     thread.start()
-    inside.wait()
+    inside.wait(60)
     with other.filling(keys(7, 8), check) as missing:
         computed.extend(missing)
     thread.join()
@@ -294,11 +294,11 @@ def test_waiting_ends_when_the_check_raises(filled):
     def first():
         with one.filling(keys(6)):
             inside.set()
-            end.wait()
+            end.wait(60)
 
     thread = threading.Thread(target=first)
     thread.start()
-    inside.wait()
+    inside.wait(60)
     with pytest.raises(KeyboardInterrupt), other.filling(keys(6), check):
         pass
     end.set()
