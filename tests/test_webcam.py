@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -21,8 +19,10 @@ import numpy as np
 import pytest
 from test_webcam_sources import MjpegServer, server  # noqa: F401  (a fixture)
 
+from vgg_flax.__main__ import main
 from vgg_flax.answers import bundle
 from vgg_flax.answers.predictor import Prediction, Predictor
+from vgg_flax.commands import webcam
 from vgg_flax.data.decode import load_image
 from vgg_flax.errors import UserError
 from vgg_flax.live import newest, output, overlay, progress, result, window
@@ -41,7 +41,7 @@ def save_tiny_model(folder: Path) -> Path:
     blocks = ((16, 16), (16, 16), (16, 16), (32, 32), (32, 32))
     spec = ModelSpec(BackboneSpec("tiny", blocks), HeadSpec(len(CLASSES)), SIZE)
     params = {
-        "backbone": model.init_backbone(spec, jax.random.key(0)),
+        "backbone": model.init_backbone(spec.backbone, jax.random.key(0)),
         "head": model.init_head(spec, jax.random.key(1)),
     }
     kernel = params["head"]["predictions"]["kernel"]
@@ -67,20 +67,19 @@ def folder(tmp_path_factory) -> Path:
     base = tmp_path_factory.mktemp("webcam")
     save_tiny_model(base / "run" / "model")
     save_clip(base / "clip.avi")
+    Predictor.load(base / "run", say=lambda line: None)  # compiles the kernel where no test reads what is said of it
     return base
 
 
-@pytest.fixture
-def webcam(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT)
+@pytest.fixture(autouse=True)
+def own_signals(monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test run keeps its own handlers
-    return importlib.import_module("webcam")
 
 
-def in_process(module: ModuleType, *arguments: Any) -> int:
-    """Run main in this process, which has JAX loaded already; its exit code."""
+def in_process(*arguments: Any) -> int:
+    """Run the command in this process, which has JAX loaded already; its exit code."""
     try:
-        module.main([str(argument) for argument in arguments])
+        main(["webcam", *map(str, arguments)])
     except SystemExit as stop:
         assert isinstance(stop.code, int)
         return stop.code
@@ -105,10 +104,10 @@ def read_video(path: Path) -> list[np.ndarray]:
 # What comes out
 
 
-def test_every_frame_of_a_video_lands_in_json_and_in_the_saved_video(webcam, folder, tmp_path, capsys):
+def test_every_frame_of_a_video_lands_in_json_and_in_the_saved_video(folder, tmp_path, capsys):
     rows, video = tmp_path / "out.jsonl", tmp_path / "out.avi"
     arguments = ("--model", folder / "run", "--source", folder / "clip.avi", "--headless")
-    assert in_process(webcam, *arguments, "--json", rows, "--save", video) == 0
+    assert in_process(*arguments, "--json", rows, "--save", video) == 0
     lines = read_lines(rows)
     assert [line["frame"] for line in lines] == list(range(12))
     np.testing.assert_allclose([line["time_s"] for line in lines], np.arange(12) / 10)
@@ -126,13 +125,13 @@ def test_every_frame_of_a_video_lands_in_json_and_in_the_saved_video(webcam, fol
     assert f"wrote {video} (12 frames)" in printed
 
 
-def test_same_pixels_through_predictor_and_webcam_agree_to_1e_6(webcam, folder, tmp_path):
+def test_same_pixels_through_predictor_and_webcam_agree_to_1e_6(folder, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), dtype=np.uint8)
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(noise):
         cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), image)
     arguments = ("--model", folder / "run", "--source", tmp_path / "photos", "--headless")
-    assert in_process(webcam, *arguments, "--json", tmp_path / "out.jsonl") == 0
+    assert in_process(*arguments, "--json", tmp_path / "out.jsonl") == 0
     lines = read_lines(tmp_path / "out.jsonl")
     assert [line["file"] for line in lines] == ["0.png", "1.png", "2.png"]
     predictor = Predictor.load(folder / "run")
@@ -173,9 +172,9 @@ def test_text_on_a_mirrored_view_reads_as_on_a_plain_one():
     assert overlay.compose(labelled).max() > 200
 
 
-def test_max_frames_stops_after_as_many_predictions(webcam, folder, tmp_path):
+def test_max_frames_stops_after_as_many_predictions(folder, tmp_path):
     arguments = ("--model", folder / "run", "--source", folder / "clip.avi", "--headless", "--max-frames", 5)
-    assert in_process(webcam, *arguments, "--json", tmp_path / "out.jsonl") == 0
+    assert in_process(*arguments, "--json", tmp_path / "out.jsonl") == 0
     assert len(read_lines(tmp_path / "out.jsonl")) == 5
 
 
@@ -220,11 +219,11 @@ def test_recording_letterboxes_frames_of_another_size(tmp_path, ending):
 
 
 @pytest.mark.parametrize("option", ["--json", "--save"])
-def test_files_that_exist_are_left_alone(webcam, folder, tmp_path, capsys, option):
+def test_files_that_exist_are_left_alone(folder, tmp_path, capsys, option):
     mine = tmp_path / "mine.avi"
     mine.write_text("mine")
     arguments = ("--model", folder / "run", "--source", folder / "clip.avi", "--headless", option, mine)
-    assert in_process(webcam, *arguments) == 2
+    assert in_process(*arguments) == 2
     assert mine.read_text() == "mine"
     assert "exists already" in capsys.readouterr().err
 
@@ -255,10 +254,10 @@ def test_full_disk_ends_the_json_file_with_one_line(tmp_path):
     assert len(read_lines(lines.path)) == 1
 
 
-def test_nothing_is_written_when_the_model_is_missing(webcam, folder, tmp_path):
+def test_nothing_is_written_when_the_model_is_missing(folder, tmp_path):
     outputs = ("--json", tmp_path / "out.jsonl", "--save", tmp_path / "out.mp4")
     arguments = ("--model", tmp_path / "no_run", "--source", folder / "clip.avi", "--headless")
-    assert in_process(webcam, *arguments, *outputs) == 2
+    assert in_process(*arguments, *outputs) == 2
     assert list(tmp_path.iterdir()) == [], "a left-over empty file would stop the next try"
 
 
@@ -278,10 +277,10 @@ def test_nothing_is_written_when_the_model_is_missing(webcam, folder, tmp_path):
         (("--source", "CLIP"), "no finished run in runs"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(webcam, folder, tmp_path, monkeypatch, capsys, arguments, complaint):
+def test_mistakes_are_one_line_and_exit_code_2(folder, tmp_path, monkeypatch, capsys, arguments, complaint):
     monkeypatch.chdir(tmp_path)
     given = [folder / "clip.avi" if argument == "CLIP" else argument for argument in arguments]
-    assert in_process(webcam, *given, "--headless") == 2
+    assert in_process(*given, "--headless") == 2
     printed = capsys.readouterr()
     assert complaint in printed.err
     assert printed.err.count("\n") == 1
@@ -289,7 +288,6 @@ def test_mistakes_are_one_line_and_exit_code_2(webcam, folder, tmp_path, monkeyp
 
 
 def test_stream_that_ends_keeps_what_it_gave_and_says_so(
-    webcam,
     folder,
     tmp_path,
     monkeypatch,
@@ -302,7 +300,7 @@ def test_stream_that_ends_keeps_what_it_gave_and_says_so(
     loaded = load(folder / "run", progress.StatusLine())
     monkeypatch.setattr(webcam, "load_model", lambda *_: loaded)
     arguments = ("--source", server.url("close"), "--headless", "--json", tmp_path / "out.jsonl")
-    assert in_process(webcam, *arguments) == 2
+    assert in_process(*arguments) == 2
     lines = read_lines(tmp_path / "out.jsonl")
     printed = capsys.readouterr()
     assert 1 <= len(lines) <= 8
@@ -337,7 +335,8 @@ def test_no_window_system_is_told_and_not_fatal(monkeypatch, display):
 
 
 def test_help_is_answered_before_anything_heavy_is_imported():
-    code = "import sys, webcam\ntry: webcam.main(['--help'])\nexcept SystemExit as stop: assert stop.code == 0\n"
+    code = "import runpy, sys\nsys.argv = ['webcam.py', '--help']\n"
+    code += "try: runpy.run_path('webcam.py', run_name='__main__')\nexcept SystemExit as stop: assert stop.code == 0\n"
     heavy = "assert not {'jax', 'cv2', 'numpy'} & set(sys.modules), 'heavy'"
     done = subprocess.run([sys.executable, "-c", code + heavy], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -352,6 +351,18 @@ def test_command_without_a_display_goes_on_in_text_and_keeps_quiet(folder):
     assert "12 frames" in done.stdout
     if sys.platform == "linux":
         assert done.stderr == "note: no window, because DISPLAY is not set; going on as with --headless\n"
+
+
+def test_output_that_nobody_reads_ends_it_without_a_word_and_with_all_files_readable(folder, tmp_path):
+    rows, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    arguments = command("--model", folder / "run", "--source", folder / "clip.avi", "--headless")
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does, only earlier
+    with os.fdopen(writing) as pipe:
+        written = [*arguments, "--json", str(rows), "--save", str(video)]
+        done = subprocess.run(written, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (141, ""), "as a program that SIGPIPE ends"
+    assert len(read_lines(rows)) == len(read_video(video)) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

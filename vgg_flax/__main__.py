@@ -22,7 +22,7 @@ class Verb:
 VERBS = {
     "train": Verb(
         "TrainSettings",
-        "Train a classifier on your photos, evaluate it, and leave a run folder behind.",
+        "Train a classifier on your photos, evaluate it, leave a run folder.",
         (
             "vgg-flax train                          handwritten digits, built in",
             "vgg-flax train --data photos/           one folder per class",
@@ -32,14 +32,14 @@ VERBS = {
     ),
     "webcam": Verb(
         "WebcamSettings",
-        "Label what a camera, a video, a stream or a folder of pictures shows.",
+        "Label what a camera, video, stream or folder of pictures shows.",
         (
-            "vgg-flax webcam                                          newest run, camera 0",
-            "vgg-flax webcam --source clip.mp4 --save labelled.mp4    every frame of a video",
+            "vgg-flax webcam                                         newest run, camera 0",
+            "vgg-flax webcam --source clip.mp4 --save labelled.mp4   every frame of a video",
             "vgg-flax webcam --source photos/ --headless --json out.jsonl",
         ),
     ),
-    "convert": Verb("", "Other frameworks' VGG weights, in and out: inspect, import, export, verify."),
+    "convert": Verb("", "Other frameworks' VGG weights: inspect, import, export, verify."),
     "cache": Verb(
         "CacheSettings",
         "List what is kept between runs, or make room.",
@@ -49,8 +49,18 @@ VERBS = {
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command; a mistake is one line and exit code 2."""
-    verb, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    """Run one command; a mistake is one line and exit code 2. Output that nobody reads any more ends it with 141."""
+    try:
+        try:
+            _run(sys.argv[1:] if args is None else args)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        cli.end_unread()
+
+
+def _run(args: list[str]) -> None:
+    verb, *rest = args or ["--help"]
     if verb in ("-h", "--help"):
         return print(_help())
     if verb == "--version":

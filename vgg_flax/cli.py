@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
@@ -98,3 +99,13 @@ def fail(error: object) -> NoReturn:
     """Print one line on standard error and exit with 2."""
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def end_unread() -> NoReturn:
+    """End as the system ends a program whose reader went away (`| head`): without a word, exit code 141."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # Python would flush it once more, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(141)

@@ -18,8 +18,15 @@ from rich.text import Text
 
 from vgg_flax.settings import SPLITS
 
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
-results = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on. Rich would end the process here and now; `main` does it, once files are closed."""
+        raise BrokenPipeError
+
+
+notes = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # a class may be called :dog:
+results = _Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str) -> None:
@@ -30,6 +37,11 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """One line that should be noticed."""
     notes.print(f"warning: {text}", style="bold yellow", markup=False)
+
+
+def show_line(text: str) -> None:
+    """One line of what was asked for."""
+    results.print(text, markup=False)
 
 
 def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, bad: Sequence[tuple[str, str]]) -> None:

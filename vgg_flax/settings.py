@@ -1,12 +1,14 @@
 """Every setting of every command, in groups, with its check. Options are flat: a name occurs in one group only."""
 
+# ruff: noqa: UP007, UP045
+# Optional[X], not X | None: for the latter tyro imports a type checker, a quarter of the time that --help takes.
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 
 from vgg_flax.cli import Alias
 from vgg_flax.errors import UserError
@@ -42,14 +44,14 @@ class NetworkSettings:
 class OptimizerSettings:
     """How the head is fitted."""
 
-    epochs: int | None = None
+    epochs: Optional[int] = None
     """Passes over the training pictures; unset: 30, for notebook 5. For regression the most iterations of the solver;
     unset: 300."""
     batch_size: Annotated[int, Alias(aliases=["--batch", "-b"])] = 32
     """Pictures in an optimiser step of AdamW."""
-    lr: float | None = None
+    lr: Optional[float] = None
     """Peak learning rate of AdamW; unset: 1e-3, for notebook 1e-4."""
-    weight_decay: float | None = None
+    weight_decay: Optional[float] = None
     """Decoupled weight decay of AdamW, kernels only; unset: 1e-2. For regression the strength of its L2 term on the
     mean loss; unset: cross-validation chooses."""
     warmup: float = 0.1
@@ -76,7 +78,7 @@ class AugmentSettings:
     """Fraction of the picture's side."""
     zoom: float = 0.1
     """0.1 means a scale between 0.9 and 1.1."""
-    flip: bool | None = None
+    flip: Optional[bool] = None
     """Mirror left-right half of the time; unset: yes, except for digits."""
     brightness: float = 0.1
     """Fraction of the full range."""
@@ -106,9 +108,9 @@ class TrainSettings:
     """A folder with one sub-folder per class (or train/ val/ test/), `tfds:NAME`, or `digits` (built in)."""
     weights: str = "imagenet"
     """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
-    image_size: Annotated[int | Literal["auto"], Alias(aliases=["--imgsz"])] = "auto"
+    image_size: Annotated[Union[int, Literal["auto"]], Alias(aliases=["--imgsz"])] = "auto"
     """Side of the network's square input in pixels, from 32 up; auto: 224, or 160 where photos are small, digits 64."""
-    name: str | None = None
+    name: Optional[str] = None
     """Folder of this run inside --project; unset: train, train2, train3, ..."""
     resume: bool = False
     """Go on with the run that --name names, or else with the newest."""
@@ -179,17 +181,17 @@ def check_train(settings: TrainSettings) -> None:
 class WebcamSettings:
     """Label what a camera, a video, a stream or a folder of pictures shows. q, Esc or closing the window quits."""
 
-    model: Annotated[Path | None, Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
+    model: Annotated[Optional[Path], Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
     """A run or bundle folder; unset: the newest finished run in runs/."""
     source: Annotated[str, Alias(aliases=["-s"], metavar="0|FILE|FOLDER|URL")] = "0"
     """Camera number, video or picture file, folder of pictures, or the URL of a stream."""
     headless: bool = False
     """No window: labels go to the terminal and to --save and --json."""
-    save: Annotated[Path | None, Alias(metavar="VIDEO")] = None
+    save: Annotated[Optional[Path], Alias(metavar="VIDEO")] = None
     """New video with the labels drawn in: .mp4, or .webm or .avi, which stay readable after a crash."""
-    json: Annotated[Path | None, Alias(metavar="FILE")] = None
+    json: Annotated[Optional[Path], Alias(metavar="FILE")] = None
     """New file with a line of JSON for each labelled frame."""
-    max_frames: Annotated[int | None, Alias(metavar="N")] = None
+    max_frames: Annotated[Optional[int], Alias(metavar="N")] = None
     """Stop after so many labelled frames."""
     no_mirror: bool = False
     """Don't show a camera's picture as in a mirror. The model and --save never get it mirrored."""
@@ -202,7 +204,7 @@ class WebcamSettings:
 class CacheSettings:
     """List what is kept between runs: decoded photos, features, weights, compiled programs."""
 
-    prune: Annotated[str | None, Alias(metavar="SIZE")] = None
+    prune: Annotated[Optional[str], Alias(metavar="SIZE")] = None
     """Drop stores of photos and features, the least recently used first, until all is at most SIZE, such as 10GB."""
 
 

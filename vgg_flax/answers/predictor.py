@@ -53,11 +53,11 @@ class Predictor:
         self._head = jax.device_put(bundle.params["head"])
 
     @classmethod
-    def load(cls, path: str | Path, engine: str = "auto") -> Predictor:
+    def load(cls, path: str | Path, engine: str = "auto", say: Callable[[str], object] = say) -> Predictor:
         """From a run folder or a bundle folder. Raises UserError when there is no usable model in it."""
         folder = bundles.find(Path(path))
         name = folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
-        return cls(bundles.load(folder), name, engine)
+        return cls(bundles.load(folder), name, engine, say)
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
         """uint8 RGB `[n, size, size, 3]`, as `preprocess.resize` makes them -> n predictions."""

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vgg_flax import console
 from vgg_flax.settings import WebcamSettings
 
 if TYPE_CHECKING:  # the names in annotations; nothing is imported
@@ -57,11 +58,13 @@ def run(settings: WebcamSettings) -> None:
                 screen = window.open_window(f"vgg_flax: {predictor.name}", source, not settings.no_mirror, status.note)
             if screen:
                 stack.enter_context(contextlib.closing(screen))
+                console.show_line(window.KEYS)
             with contextlib.suppress(KeyboardInterrupt):
                 label_frames(source, predictor, screen, files, status, watch, settings.max_frames)
     finally:
         if watch.frames:
-            print(watch.summary(), *(f"wrote {file}" for file in files if file.frames), sep="\n", flush=True)
+            for line in (watch.summary(), *(f"wrote {file}" for file in files if file.frames)):
+                console.show_line(line)
 
 
 def load_model(path: Path | None, status: StatusLine) -> Predictor:
@@ -73,7 +76,7 @@ def load_model(path: Path | None, status: StatusLine) -> Predictor:
     from vgg_flax.compilation import keep_compiled_programs
 
     keep_compiled_programs()
-    predictor = predict.Predictor.load(path or predict.newest_run())
+    predictor = predict.Predictor.load(path or predict.newest_run(), say=status.note)
     size = predictor.preprocessing.image_size
     predictor.predict(np.zeros((1, size, size, 3), np.uint8))
     return predictor
@@ -98,9 +101,11 @@ def label_frames(
             watch.lap("capture")
             result = label(frame, predictor, watch)
             seen = time.monotonic()
+            for file in files:  # first: what was said is written down, whatever happens to the screen
+                file.add(result)
             status.show(f"{frame.index:6d}   {result.summary()}")
-            for output in (*files, *filter(None, [screen])):
-                output.add(result)
+            if screen:
+                screen.add(result)
             watch.lap("output")
         elif time.monotonic() - seen > NO_SIGNAL_AFTER:
             status.show(f"no signal from {source.name}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import collections
-import sys
 import time
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from vgg_flax import console
 
 
 class Stopwatch:
@@ -53,8 +53,8 @@ class StatusLine:
     """One line that keeps changing in a terminal; in a pipe or file, a plain line a second at most."""
 
     def __init__(self) -> None:
-        console = Console()
-        self._live = Live(console=console, transient=True, refresh_per_second=10) if console.is_terminal else None
+        shown = console.results
+        self._live = Live(console=shown, transient=True, refresh_per_second=10) if shown.is_terminal else None
         self._printed = -1e9
 
     def __enter__(self) -> StatusLine:
@@ -71,7 +71,7 @@ class StatusLine:
         if self._live:
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         elif time.monotonic() - self._printed >= 1:
-            print(text, flush=True)
+            console.show_line(text)
             self._printed = time.monotonic()
 
     def busy(self, text: str) -> None:
@@ -81,4 +81,8 @@ class StatusLine:
 
     def note(self, text: str) -> None:
         """Something worth a line of its own, on standard error."""
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        if self._live:
+            self._live.stop()  # the line makes room for the note
+        console.say(f"note: {text}")
+        if self._live:
+            self._live.start()

@@ -42,7 +42,6 @@ def open_window(title: str, source: Source, mirror: bool, warn: Callable[[str], 
     if obstacle := why_no_window():
         warn(f"no window, because {obstacle}; going on as with --headless")
         return None
-    print(KEYS, flush=True)
     # A video plays no faster than it was filmed; a live picture is shown as soon as it is there.
     return Window(title, mirror and source.camera, 0.0 if source.live else 1 / source.fps)
 
