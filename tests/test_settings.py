@@ -5,23 +5,30 @@ import sys
 
 import pytest
 
+from vgg_flax import __main__ as program
 from vgg_flax.cli import parse
 from vgg_flax.errors import UserError
-from vgg_flax.settings import AugmentSettings, TrainSettings
+from vgg_flax.network.heads import BLOCKS, HEADS, head_spec
+from vgg_flax.settings import AugmentSettings, TrainSettings, from_flat, to_flat
 
 MISTAKES = {
-    "--wieghts x": "Did you mean --weights?",
-    "--lr banana": "--lr: expected FLOAT, found 'banana'",
+    "--wieghts x": "unknown option --wieghts. Did you mean --weights?",
+    "--rotaton 3": "Did you mean --rotation?",
+    "--lr banana": "--lr is 'banana', expected",
+    "--lr": "--lr needs a value",
     "--lr -1": "--lr is -1.0, expected a positive number",
     "--lr nan": "--lr is nan",
     "--epochs 0": "--epochs is 0, expected at least 1",
-    "--model vgg11": "invalid choice 'vgg11'",
-    "--image-size 16": "--image-size is 16, expected 32 to 1024",
+    "--model vgg11": "--model is 'vgg11', expected one of vgg16, vgg19",
+    "--image-size 16": "--image-size is 16, expected auto, or 32 to 1024",
+    "--image-size small": "--image-size is 'small', expected",
     "--val-split 0.6 --test-split 0.5": "expected less than 1",
     "--name ../elsewhere": "expected a plain folder name",
     "--rotation 400": "--rotation is 400.0, expected 0 to 180",
-    "--unfreeze block5 --features block4": "--features is block4, expected block5 with --unfreeze block5",
-    "--unfreeze block5 --head logreg": "--head is logreg, expected another one with --unfreeze",
+    "--unfreeze block5 --blocks 4-5": "--blocks is 4-5, expected 5 with --unfreeze block5",
+    "--unfreeze block5 --head regression": "--head is regression, expected another with --unfreeze",
+    "--head notebook --blocks 3-5": "--blocks is 3-5, expected 5 with --head notebook",
+    "photos/": "unknown option photos/",
 }
 
 
@@ -37,45 +44,88 @@ def test_mistake_is_one_line_and_exit_code_2(line, message, capsys):
 
 
 def test_short_names_people_know():
-    config = parse(TrainSettings, args=["-b", "7", "--imgsz", "96", "--strict", "--flip", "False", "--resume"])
-    assert (config.batch_size, config.image_size, config.strict, config.augment.flip) == (7, 96, True, False)
-    assert config.resume
+    settings = parse(TrainSettings, args=["-b", "7", "--imgsz", "96", "--strict", "--flip", "False", "--resume"])
+    assert (settings.optimizer.batch_size, settings.image_size, settings.split.strict) == (7, 96, True)
+    assert settings.augment.flip is False and settings.resume
 
 
-def test_unset_values_depend_on_the_data_and_the_head():
-    digits = TrainSettings().resolved()
-    photos = TrainSettings(data="photos").resolved()
-    assert (digits.image_size, digits.augment.flip) == (64, False)  # a mirrored 3 is no digit
-    assert (photos.image_size, photos.augment.flip) == (224, True)
-    rates = [TrainSettings(head=head).choices()[0].lr for head in ("linear", "notebook")]
-    assert rates[0] > rates[1]
-    assert TrainSettings(image_size=96, lr=0.5, augment=AugmentSettings(flip=True)).resolved().image_size == 96
+def test_a_mirrored_digit_is_no_digit():
+    assert TrainSettings().augmentation.flip is False
+    assert TrainSettings(data="photos").augmentation.flip is True
+    assert TrainSettings(augment=AugmentSettings(flip=True)).augmentation.flip is True
 
 
 def test_only_a_network_that_trains_whole_has_nothing_to_keep():
-    assert [TrainSettings(unfreeze=name).cache for name in ("none", "block5", "all")] == [
-        "features",
-        "features",
-        "none",
-    ]
-    assert TrainSettings(unfreeze="block5", cache="none").cache == "none"
+    stores = {name: from_flat(TrainSettings, {"unfreeze": name}).stores for name in ("none", "block5", "all")}
+    assert stores == {"none": True, "block5": True, "all": False}
+    assert not from_flat(TrainSettings, {"cache": "none"}).stores
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_a_head_on_a_trained_block5_reads_it(head):
-    assert [choice.features for choice in TrainSettings(head=head, unfreeze="block5").choices()] == ["block5"]
-    assert [choice.features for choice in TrainSettings(head=head, unfreeze="all").choices()] == ["all"]
+@pytest.mark.parametrize(("options", "head", "blocks"), [
+    ({}, "regression", (3, 4, 5)),
+    ({"blocks": "5"}, "regression", (5,)),
+    ({"unfreeze": "block5"}, "linear", (5,)),
+    ({"unfreeze": "all"}, "linear", (3, 4, 5)),
+    ({"cache": "none"}, "linear", (3, 4, 5)),
+    ({"head": "mlp", "unfreeze": "block5"}, "mlp", (5,)),
+    ({"head": "notebook"}, "notebook", (5,)),
+])  # fmt: skip
+def test_the_head_follows_from_what_is_trained(options, head, blocks):
+    settings = from_flat(TrainSettings, options)
+    assert settings.head == head
+    assert head_spec(settings, 3).blocks == blocks
+
+
+def test_every_head_that_can_be_asked_for_exists():
+    import typing
+
+    from vgg_flax.settings import NetworkSettings
+
+    hints = typing.get_type_hints(NetworkSettings)
+    assert set(typing.get_args(hints["head"])) == {"auto", *HEADS}
+    assert set(typing.get_args(hints["blocks"])) == {"auto", *BLOCKS}
 
 
 def test_settings_are_checked_in_python_too():
     with pytest.raises(UserError, match="--views is 0"):
-        TrainSettings(views=0)
+        from_flat(TrainSettings, {"views": 0})
+    with pytest.raises(UserError, match="unknown settings: wieghts"):
+        from_flat(TrainSettings, {"wieghts": "x"})
 
 
-@pytest.mark.parametrize("program", [["train.py"], ["webcam.py"], ["-m", "weights_convert"]], ids=" ".join)
-def test_help_is_answered_without_loading_anything_heavy(program):
-    command = [sys.executable, "-X", "importtime", *program, "--help"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_flat_settings_lose_nothing():
+    settings = from_flat(TrainSettings, {"lr": 0.1, "rotation": 3.0, "seed": 5, "data": "x", "blocks": "5"})
+    assert from_flat(TrainSettings, to_flat(settings)) == settings
+    count = sum(len(vars(group)) for group in (settings.network, settings.optimizer, settings.features))
+    count += len(vars(settings.augment)) + len(vars(settings.split)) + 6
+    assert len(to_flat(settings)) == count  # no name occurs in two groups
+
+
+@pytest.mark.parametrize("command", [
+    ["train.py"], ["webcam.py"], ["-m", "vgg_flax"], ["-m", "vgg_flax", "train"], ["-m", "vgg_flax", "cache"],
+    ["-m", "vgg_flax", "convert"], ["-m", "vgg_flax", "convert", "import"], ["-m", "weights_convert"],
+], ids=" ".join)  # fmt: skip
+def test_help_is_answered_without_loading_anything_heavy_and_fits_80_columns(command):
+    typed = [sys.executable, "-X", "importtime", *command, "--help"]
+    answer = subprocess.run(typed, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
-    assert "usage" in answer.stdout and "tyro" in loaded
+    assert "usage" in answer.stdout and "vgg_flax" in loaded
     assert not loaded & {"numpy", "jax", "flax", "cv2", "rich", "matplotlib", "h5py", "orbax"}
+    assert max(map(len, answer.stdout.splitlines())) <= 80
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main(["trian"])
+    assert stop.value.code == 2
+    assert "'trian' is no command. Did you mean train?" in capsys.readouterr().err
+
+
+def test_the_public_names_come_when_they_are_asked_for():
+    code = "import sys, vgg_flax; assert 'jax' not in sys.modules; print(vgg_flax.Predictor, vgg_flax.load)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "vgg_flax.answers.predictor.Predictor" in answer.stdout
+    import vgg_flax
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = vgg_flax.nothing

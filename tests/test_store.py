@@ -1,83 +1,111 @@
-"""What is stored of the frozen convolutions: the same as computing them again, whatever happens in between."""
+"""What is stored of the frozen layers: the same as computing it again, found by content, whatever happened before."""
 
 import dataclasses
-import shutil
 
 import jax
 import numpy as np
 import pytest
+from conftest import make_photos
 
-from vgg_flax.data.photos import Pictures
+from vgg_flax import store as stores
 from vgg_flax.errors import UserError
 from vgg_flax.network import augment, model
 from vgg_flax.network.extract import MAP_BYTES, Extractor, batch_size, choose_engine
 from vgg_flax.network.preprocess import normalize
-from vgg_flax.network.spec import BACKBONES, HeadSpec
+from vgg_flax.network.spec import BACKBONES, POOLED_BLOCKS, POOLS, pooled_columns
 from vgg_flax.settings import AugmentSettings
-from vgg_flax.store import extract_view
+from vgg_flax.store import FeatureStore
 
-CONFIG = AugmentSettings(flip=True)
-
-
-@pytest.fixture
-def extractor(small_spec, preprocessing):
-    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(0)))
-    return Extractor(small_spec, backbone, preprocessing, "xla")
+AUGMENTATION = AugmentSettings(flip=True)
 
 
-@pytest.fixture
-def pictures(monkeypatch):
-    monkeypatch.setattr("vgg_flax.features.batch_size", lambda size: 4)
-    images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
-    return Pictures(images, np.arange(11), np.array([f"{i}" for i in range(11)]), (), "digest")
-
-
-def extract(extractor, pictures, view, **changes):
-    given = {"indices": np.array([9, 1, 4, 7, 3, 0]), "seed": 0, "config": CONFIG} | changes
-    return extract_view(extractor, pictures, view=view, **given)
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch, cache):
+    monkeypatch.setattr(stores, "batch_size", lambda size: 4)
 
 
 @pytest.fixture
-def maps_extractor(small_spec, preprocessing):
-    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(0)))
-    return Extractor(small_spec, backbone, preprocessing, "xla", "block4")
+def backbone(small_spec):
+    return jax.tree.map(np.asarray, model.init_backbone(small_spec.backbone, jax.random.key(0)))
 
 
-@pytest.mark.parametrize("output", ["features", "block4"])
+@pytest.fixture
+def extractor(small_spec, preprocessing, backbone):
+    return Extractor(small_spec.backbone, backbone, preprocessing, engine="xla", outputs=("block4", "pooled"))
+
+
+def fill(extractor, photos, view=0, *, seed=0, augmentation=AUGMENTATION, check=lambda: None):
+    """(The store after a fill, what it computed)."""
+    store = FeatureStore(extractor, augmentation, seed)
+    store.fill(photos.images, photos.contents, view, check)
+    return store
+
+
+def subset(photos, rows):
+    parts = {name: getattr(photos, name)[rows] for name in ("images", "labels", "contents", "groups", "splits")}
+    return dataclasses.replace(photos, names=tuple(np.take(photos.names, rows)), **parts)
+
+
 @pytest.mark.parametrize("view", [0, 1])
-def test_what_is_stored_equals_what_is_fresh(extractor, maps_extractor, pictures, cache, view, output):
-    extractor = {"features": extractor, "block4": maps_extractor}[output]
-    stored = extract(extractor, pictures, view)
-    assert stored.shape == (6, *extractor.shape) and stored.dtype == np.float32
-    keys = augment.view_keys(0, view, np.arange(6)) if view else None
-    fresh = extractor(pictures.images[[9, 1, 4, 7, 3, 0]], keys, CONFIG)
-    np.testing.assert_allclose(stored, fresh, rtol=1e-5, atol=1e-5)
+def test_what_is_stored_equals_what_is_fresh(extractor, view):
+    photos = make_photos(11)
+    store = fill(extractor, photos, view)
+    keys = augment.view_keys(0, view, photos.contents) if view else None
+    fresh = extractor(photos.images, keys, AUGMENTATION)
+    for name in ("pooled", "block4"):
+        stored = store.rows(name, photos.contents, view)
+        assert stored.shape == (11, *extractor.shapes[name]) and stored.dtype == np.float32
+        np.testing.assert_allclose(stored[:], fresh[name], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["xla", "winograd"])
-def test_maps_are_the_outputs_of_block4(small_spec, preprocessing, pictures, engine):
-    backbone = model.init_backbone(small_spec, jax.random.key(0))
-    maps = Extractor(small_spec, jax.tree.map(np.asarray, backbone), preprocessing, engine, "block4")(pictures.images)
-    expected = model.bind_backbone(small_spec, backbone)(normalize(pictures.images, preprocessing))["block4"]
-    assert maps.shape == (11, 2, 2, 8)
-    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))
+def test_rows_are_the_maps_of_block4_and_averages_and_maxima(small_spec, preprocessing, backbone, engine):
+    images = make_photos(5).images
+    found = Extractor(small_spec.backbone, backbone, preprocessing, engine=engine, outputs=("block4", "pooled"))(images)
+    blocks = model.bind_backbone(small_spec.backbone, "float32", backbone)(normalize(images, preprocessing))
+    np.testing.assert_allclose(found["block4"], blocks["block4"], rtol=1e-4, atol=1e-3)
+    for block in POOLED_BLOCKS:
+        for kind, pool in zip(POOLS, (np.mean, np.max), strict=True):
+            columns = pooled_columns(small_spec.backbone, (block,), (kind,))
+            expected = pool(np.asarray(blocks[f"block{block}"]), axis=(1, 2))
+            np.testing.assert_allclose(found["pooled"][:, columns], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_second_pass_reads_the_file(extractor, pictures, cache, monkeypatch):
-    first = np.array(extract(extractor, pictures, 1))
-    monkeypatch.setattr(Extractor, "__call__", lambda *args: pytest.fail("computed again"))
-    np.testing.assert_array_equal(extract(extractor, pictures, 1), first)
-
-
-@pytest.mark.parametrize("output", ["features", "block4"])
 @pytest.mark.parametrize("view", [0, 1])
-def test_an_interrupted_pass_goes_on_where_it_stopped(
-    extractor, maps_extractor, pictures, cache, tmp_path, monkeypatch, view, output
-):
-    extractor = {"features": extractor, "block4": maps_extractor}[output]
-    whole = np.array(extract(extractor, pictures, view, indices=np.arange(11)))
-    monkeypatch.setenv("VGG_FLAX_CACHE", str(tmp_path / "other"))
-    calls = []
+def test_nothing_is_computed_twice_whatever_is_renamed_relabelled_or_reordered(extractor, view):
+    photos = make_photos(11)
+    first = fill(extractor, photos, view)
+    moved = subset(photos, np.random.default_rng(1).permutation(11)[:9])
+    again = fill(extractor, dataclasses.replace(moved, labels=2 - moved.labels, classes=("x", "y", "z")), view)
+    assert (first.computed, again.computed) == (11, 0)
+    expected = dict(zip(photos.contents, first.rows("pooled", photos.contents, view)[:], strict=True))
+    found = again.rows("pooled", moved.contents, view)[:]
+    np.testing.assert_array_equal(found, [expected[content] for content in moved.contents])
+
+
+def test_new_photos_are_computed_alone_with_the_bits_they_have_in_any_company(extractor, cache, monkeypatch, tmp_path):
+    photos = make_photos(11)
+    fill(extractor, subset(photos, np.arange(7)))
+    grown = fill(extractor, photos)
+    assert grown.computed == 4
+    monkeypatch.setenv("VGG_FLAX_CACHE", str(tmp_path / "another"))
+    at_once = fill(extractor, photos)
+    for name in ("pooled", "block4"):
+        rows = [store.rows(name, photos.contents)[:] for store in (grown, at_once)]
+        np.testing.assert_array_equal(*rows)
+
+
+def test_copies_of_a_photo_are_computed_once(extractor):
+    photos = subset(make_photos(5), np.array([0, 1, 0, 2, 1, 0]))
+    store = fill(extractor, photos)
+    assert store.computed == 3
+    rows = store.rows("pooled", photos.contents)[:]
+    np.testing.assert_array_equal(rows[0], rows[5])
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_an_interrupted_fill_goes_on_where_it_stopped(extractor, monkeypatch, tmp_path, view):
+    photos, calls = make_photos(11), []
 
     def stop_after_the_second_batch():
         calls.append(None)
@@ -85,42 +113,48 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(extractor, pictures, view, indices=np.arange(11), check=stop_after_the_second_batch)
-    again = []
-    rest = extract(extractor, pictures, view, indices=np.arange(11), check=lambda: again.append(None))
-    assert len(again) == 1  # of three batches, only the last was left
-    np.testing.assert_array_equal(rest, whole)
+        fill(extractor, photos, view, check=stop_after_the_second_batch)
+    rest = fill(extractor, photos, view)
+    assert rest.computed == 3  # of three batches of four, only the last was left
+    found = rest.rows("block4", photos.contents, view)[:]
+    monkeypatch.setenv("VGG_FLAX_CACHE", str(tmp_path / "undisturbed"))
+    np.testing.assert_array_equal(found, fill(extractor, photos, view).rows("block4", photos.contents, view)[:])
 
 
-def test_everything_that_matters_changes_the_file(
-    extractor, maps_extractor, pictures, cache, small_spec, preprocessing
-):
-    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(9)))
-    other_weights = Extractor(small_spec, backbone, preprocessing, "xla")
+def test_everything_that_matters_makes_another_row(small_spec, preprocessing, backbone, extractor):
+    photos = make_photos(5)
+    other_weights = jax.tree.map(np.asarray, model.init_backbone(small_spec.backbone, jax.random.key(9)))
     other_mean = dataclasses.replace(preprocessing, mean=(0.0, 0.0, 0.0))
-    backbone = jax.tree.map(np.asarray, model.init_backbone(small_spec, jax.random.key(0)))
-    other_preprocessing = Extractor(small_spec, backbone, other_mean, "xla")
-    extract(extractor, pictures, 1)
+    fill(extractor, photos, 1)
     variants = [
-        lambda: extract(extractor, pictures, 0),
-        lambda: extract(extractor, pictures, 2),
-        lambda: extract(extractor, pictures, 1, seed=1),
-        lambda: extract(extractor, pictures, 1, config=AugmentSettings(flip=True, rotation=3)),
-        lambda: extract(extractor, pictures, 1, indices=np.array([1, 2])),
-        lambda: extract(extractor, dataclasses.replace(pictures, digest="other"), 1),
-        lambda: extract(other_weights, pictures, 1),
-        lambda: extract(other_preprocessing, pictures, 1),
-        lambda: extract(maps_extractor, pictures, 1),
+        lambda: fill(extractor, photos, 0),
+        lambda: fill(extractor, photos, 2),
+        lambda: fill(extractor, photos, 1, seed=1),
+        lambda: fill(extractor, photos, 1, augmentation=AugmentSettings(flip=True, rotation=3)),
+        lambda: fill(extractor, make_photos(5, seed=1), 1),
+        lambda: fill(Extractor(small_spec.backbone, other_weights, preprocessing, engine="xla"), photos, 1),
+        lambda: fill(Extractor(small_spec.backbone, backbone, other_mean, engine="xla"), photos, 1),
+        lambda: fill(Extractor(small_spec.backbone, backbone, preprocessing, engine="winograd"), photos, 1),
     ]
-    for count, variant in enumerate(variants, 2):
-        variant()
-        assert len(list((cache / "features").glob("*.npy"))) == count
+    for variant in variants:
+        assert variant().computed == 5
+        assert variant().computed == 0
 
 
-def test_clean_features_do_not_depend_on_augmentation_or_seed(extractor, pictures, cache):
-    extract(extractor, pictures, 0)
-    extract(extractor, pictures, 0, seed=5, config=AugmentSettings(rotation=1))
-    assert len(list((cache / "features").glob("*.npy"))) == 1
+@pytest.mark.parametrize("module", ["augment", "preprocess"])
+def test_another_version_of_the_code_is_another_store(small_spec, preprocessing, backbone, monkeypatch, module):
+    def filled():
+        extractor = Extractor(small_spec.backbone, backbone, preprocessing, engine="xla")
+        return fill(extractor, make_photos(3)).computed
+
+    assert (filled(), filled()) == (3, 0)
+    monkeypatch.setattr(f"vgg_flax.network.{module}.VERSION", 99)
+    assert filled() == 3
+
+
+def test_clean_rows_do_not_depend_on_augmentation_or_seed(extractor):
+    fill(extractor, make_photos(5), 0)
+    assert fill(extractor, make_photos(5), 0, seed=5, augmentation=AugmentSettings(rotation=1)).computed == 0
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
@@ -134,35 +168,18 @@ def test_the_largest_activation_of_a_batch_stays_within_its_bytes(monkeypatch, b
         assert count == 256 or (count + 1) * a_picture > limit  # no smaller than it need be
 
 
-def test_maps_do_not_depend_on_what_the_head_reads(maps_extractor, pictures, cache, small_spec, preprocessing):
-    extract(maps_extractor, pictures, 0)
-    other = dataclasses.replace(small_spec, head=HeadSpec(2, "flatten"))
-    extract(Extractor(other, maps_extractor._backbone, preprocessing, "xla", "block4"), pictures, 0)
-    assert len(list((cache / "features").glob("*.npy"))) == 1
+def test_low_precision_and_choice_both_lead_to_xla(small_spec):
+    said = []
+    assert choose_engine("xla", small_spec.backbone, "float32", said.append) == "xla" and not said
+    assert choose_engine("auto", small_spec.backbone, "bfloat16", said.append) == "xla"
+    assert said == ["engine: XLA's own convolutions (--precision is bfloat16)"]
 
 
-def test_a_disk_that_is_too_small_is_named_before_anything_is_written(maps_extractor, pictures, cache, monkeypatch):
-    usage = shutil.disk_usage(cache.parent)
-    needed = 6 * 2 * 2 * 8 * 4
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
-    with pytest.raises(UserError, match="set VGG_FLAX_CACHE to a folder on a larger disk"):
-        extract(maps_extractor, pictures, 0)
-    assert not list((cache / "features").glob("*.part"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed))
-    assert len(extract(maps_extractor, pictures, 0)) == 6
-
-
-def test_low_precision_and_choice_both_lead_to_xla(small_spec, capsys):
-    assert choose_engine("xla", small_spec) == "xla"
-    assert choose_engine("auto", dataclasses.replace(small_spec, precision="bfloat16")) == "xla"
-    assert "XLA's own convolutions (--precision is bfloat16)" in capsys.readouterr().out
-
-
-def test_a_network_that_the_kernel_cannot_run_goes_to_xla(small_spec, preprocessing, pictures, capsys):
-    blocks = ((4,), *small_spec.backbone.blocks[1:])
-    spec = dataclasses.replace(small_spec, backbone=dataclasses.replace(small_spec.backbone, blocks=blocks))
-    backbone = jax.tree.map(np.asarray, model.init_backbone(spec, jax.random.key(0)))
-    assert Extractor(spec, backbone, preprocessing, "auto")(pictures.images).shape == (11, spec.head_inputs)
-    assert "XLA's own convolutions (block1 of this network has a single convolution)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--engine winograd can't be had: block1"):
-        Extractor(spec, backbone, preprocessing, "winograd")
+def test_a_network_that_the_kernel_cannot_run_goes_to_xla(small_spec, preprocessing):
+    spec = dataclasses.replace(small_spec.backbone, blocks=((4,), *small_spec.backbone.blocks[1:]))
+    backbone, said = jax.tree.map(np.asarray, model.init_backbone(spec, jax.random.key(0))), []
+    found = Extractor(spec, backbone, preprocessing, say=said.append)(make_photos(3).images)
+    assert found["pooled"].shape == (3, 48)
+    assert said == ["engine: XLA's own convolutions (block1 of this network has a single convolution)"]
+    with pytest.raises(UserError, match="--engine winograd is unavailable: block1"):
+        Extractor(spec, backbone, preprocessing, engine="winograd")
