@@ -62,7 +62,7 @@ class OptimizerSettings:
 class FeatureSettings:
     """What is computed of each picture, and kept."""
 
-    views: int = 1
+    views: int = 2
     """Views of each training picture: the clean one, and views - 1 random augmentations."""
     cache: Literal["features", "none"] = "features"
     """features: run the frozen layers once a view and keep their outputs; none: augment afresh every step."""
@@ -72,18 +72,18 @@ class FeatureSettings:
 class AugmentSettings:
     """How far a random view may stray from the clean picture. Each value is a symmetric maximum."""
 
-    rotation: float = 10.0
+    rotation: float = 15.0
     """Degrees."""
-    shift: float = 0.05
+    shift: float = 0.1
     """Fraction of the picture's side."""
-    zoom: float = 0.1
-    """0.1 means a scale between 0.9 and 1.1."""
+    zoom: float = 0.5
+    """0.5 means a scale between 0.5 and 1.5."""
     flip: Optional[bool] = None
     """Mirror left-right half of the time; unset: yes, except for digits."""
-    brightness: float = 0.1
+    brightness: float = 0.25
     """Fraction of the full range."""
-    contrast: float = 0.1
-    """0.1 means a factor between 0.9 and 1.1."""
+    contrast: float = 0.3
+    """0.3 means a factor between 0.7 and 1.3."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,28 @@ def _row_files(folder: Path) -> dict[str, str]:
     return digests(folder, "result-*", "cache/rows/*/rows", "cache/rows/*/keys", "cache/rows/*/info.json")
 
 
+def _regression(folder: Path) -> list[str]:
+    return ["tests.crash.training", "main", "regression"]
+
+
+def _epochs(folder: Path) -> list[str]:
+    return ["tests.crash.training", "main", "linear"]
+
+
+def _run_results(folder: Path) -> dict[str, str]:
+    return digests(folder, "result-*")
+
+
+def _run_files(folder: Path) -> set[str]:
+    """Checkpoints count as folders; event files and the shared compiled programs have names of their own."""
+    names = {name for name in all_files(folder) if "events.out" not in name and not name.startswith("cache/xla/")}
+    return {name for name in names if "/checkpoints/" not in name or name.count("/") == 3} - {"runs/victim/.lock"}
+
+
 SCENARIOS = {
     "rows": Scenario(_rows, _row_files, all_files),
     "rows-shared": Scenario(_rows, _row_files, all_files, companion=True),
+    "regression": Scenario(_regression, _run_results, _run_files),
+    "epochs": Scenario(_epochs, _run_results, _run_files),
+    "two-runs": Scenario(_regression, _run_results, _run_files, companion=True),
 }

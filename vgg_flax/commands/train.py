@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vgg_flax import console
+from vgg_flax.cache import cache_dir
+from vgg_flax.files import sweep
 from vgg_flax.settings import TrainSettings, from_flat
 from vgg_flax.training import runs
 
@@ -55,6 +57,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     from vgg_flax.training import fit
     from vgg_flax.training.feed import Feed
 
+    sweep(cache_dir())
     keep_compiled_programs()
     settings, clock = run.settings, runs.Clock()
     network, seed = settings.network, settings.split.seed

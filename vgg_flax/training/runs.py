@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from vgg_flax import __version__, console
 from vgg_flax.errors import UserError
@@ -53,13 +53,8 @@ class Run:
       settings: those that it was started with.
     """
 
-    def __init__(self, folder: Path, settings: TrainSettings):
-        self.folder, self.settings = folder, settings
-        self._lock = FileLock(folder / ".lock")
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            raise UserError(f"{folder} is in use by another process: wait for it, or choose another --name.") from None
+    def __init__(self, folder: Path, settings: TrainSettings, lock: BaseFileLock):
+        self.folder, self.settings, self._lock = folder, settings, lock
         sweep(folder)
         if not self._path.exists():
             record = {
@@ -208,7 +203,7 @@ def open_run(settings: TrainSettings) -> Run:
       UserError: nothing to resume, the name is taken, or settings differ from those of the run to resume.
     """
     if not settings.resume:
-        run = Run(_new_folder(settings), settings)
+        run = _new_run(settings)
         console.say(f"run: {run.folder}")
         return run
     folder = settings.project / settings.name if settings.name else _newest(settings.project)
@@ -218,7 +213,9 @@ def open_run(settings: TrainSettings) -> Run:
     stored = from_flat(TrainSettings, yaml.safe_load(path.read_text())["settings"])
     before = dataclasses.replace(stored, resume=True, project=settings.project, name=folder.name)
     _refuse_changes(settings, before, folder)
-    return Run(folder, before)
+    if lock := _locked(folder):
+        return Run(folder, before, lock)
+    raise UserError(f"{folder} is in use by another process: wait for it, or choose another --name.")
 
 
 def _refuse_changes(settings: TrainSettings, before: TrainSettings, folder: Path) -> None:
@@ -239,19 +236,36 @@ def _newest(project: Path) -> Path:
     return max(runs, key=lambda path: path.stat().st_mtime).parent
 
 
-def _new_folder(settings: TrainSettings) -> Path:
-    """--name once more, train, train2, ...: the first that is free."""
+def _new_run(settings: TrainSettings) -> Run:
+    """--name once more, train, train2, ...: the first that is free, or was made by a process killed before it began."""
     stem = settings.name or "train"
     for number in itertools.count(1):
         folder = settings.project / (stem if number == 1 else f"{stem}{number}")
         try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
+            folder.mkdir(parents=True, exist_ok=True)
+            if _is_empty(folder) and (lock := _locked(folder)):
+                if _is_empty(folder):  # still, now that nobody else can write to it
+                    return Run(folder, settings, lock)
+                lock.release()
+        except (FileExistsError, FileNotFoundError):  # a file, or a folder that another process has just removed
             continue
         except OSError as error:
             raise UserError(f"{folder} can't be made: {error.strerror}. Choose another --project.") from None
     raise AssertionError
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name == ".lock" or path.suffix == ".tmp" or ".tmp." in path.name for path in folder.iterdir())
+
+
+def _locked(folder: Path) -> BaseFileLock | None:
+    """The lock of a run, None while another process holds it."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
 
 
 @contextmanager
