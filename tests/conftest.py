@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 os.environ["KERAS_BACKEND"] = "jax"  # before any test module imports Keras
 
+from vgg_flax.data.photos import Photos
 from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
 
 SMALL = BackboneSpec("vgg16", ((4,) * 2, (4,) * 2, (8,) * 3, (8,) * 3, (8,) * 3))
@@ -45,6 +47,15 @@ def write_photos(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
             picture[..., 2 - label % 3] += 150
             cv2.imwrite(str(folder / name / f"{i:03}.png"), picture)
     return folder
+
+
+def make_photos(count: int, size: int = 32, seed: int = 0) -> Photos:
+    """Noise in three classes, already decoded, every fourth picture for validation and every fifth for the test."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+    contents = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+    splits = np.array(["test" if i % 5 == 4 else "val" if i % 4 == 3 else "train" for i in range(count)])
+    labels, names = np.arange(count, dtype=np.int32) % 3, tuple(f"{i}.png" for i in range(count))
+    return Photos("photos", ("a", "b", "c"), images, labels, names, contents, contents, splits)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The latest and the best are kept, whole, whatever the numbers do."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vgg_flax.network import params
 from vgg_flax.network.model import init_head
-from vgg_flax.training import task as training
+from vgg_flax.network.spec import CUTS
 from vgg_flax.training.checkpoint import Checkpoints, rank
+from vgg_flax.training.task import Recipe, Task
 
 
 @pytest.fixture
 def state(small_spec):
-    trainable, _ = params.partition({"head": init_head(small_spec, jax.random.key(0))}, training.TRAINABLE["none"])
-    return training.init_state(training.Recipe(small_spec, 10, 0.1), trainable, 1e-3, 1e-2)
+    task = Task(small_spec, CUTS["none"], Recipe(10, 1e-3, 1e-2, 0.1))
+    return task.init({"head": init_head(small_spec, jax.random.key(0))})[0]
 
 
 def metrics(accuracy, loss):
@@ -24,7 +25,7 @@ def metrics(accuracy, loss):
 
 
 def moved(state, number):
-    return state | {"step": jnp.asarray(number, jnp.int32)}
+    return dataclasses.replace(state, step=jnp.asarray(number, jnp.int32))
 
 
 def test_latest_and_best_survive(tmp_path, state):
@@ -35,7 +36,7 @@ def test_latest_and_best_survive(tmp_path, state):
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.latest, checkpoints.best) == (6, 5)
         assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["5", "6"]
-        assert int(checkpoints.restore(5, state)["step"]) == 5
+        assert int(checkpoints.restore(5, state).step) == 5
 
 
 def test_restored_state_has_the_same_structure_types_and_bits(tmp_path, state):

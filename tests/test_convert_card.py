@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import html
-import importlib
 import json
 import math
 import os
@@ -22,11 +21,14 @@ from test_convert_export import make
 from test_convert_files import KERAS_NOISE
 
 from vgg_flax.answers import bundle
+from vgg_flax.__main__ import main as vgg_flax
+from vgg_flax.answers.judge import Judge
+from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.cli import parse
 from vgg_flax.errors import UserError
 from vgg_flax.insight.metrics import evaluate, supports
-from vgg_flax.settings import Choice, TrainSettings
+from vgg_flax.settings import TrainSettings, WebcamSettings, from_flat, to_flat
 from vgg_flax.training import runs
 from weights_convert import writers
 from weights_convert.__main__ import main
@@ -47,9 +49,9 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "Jo Doe"
     photos = write_photos(folder / "my photos", {"blue": 24, "green": 24, "red": 24})
     options = ["--data", photos, "--project", folder / "runs", "--name", "colours", "--lr", "0.01", "--epochs", "3"]
-    options += ["--weights", "random", "--image-size", "32", "--engine", "xla", "--features", "all"]
+    options += ["--weights", "random", "--image-size", "32", "--engine", "xla", "--head", "linear"]
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "train.py", *options, "--weight-decay", "0.01"],
+        [sys.executable, "-m", "vgg_flax", "train", *options, "--weight-decay", "0.01"],
         env=os.environ | {"VGG_FLAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True,
     )  # fmt: skip
@@ -64,22 +66,25 @@ def exported(run):
     return run.parents[1] / "colours"
 
 
-def trained(matrix, classes=("ant", "bee", "cat"), data="/home/jo/insects", **settings):
-    """A small model whose record is as `train.py` writes it, with this confusion matrix in the test."""
+def trained(matrix, classes=("ant", "bee", "cat"), data="/home/jo/insects", chosen=None, **settings):
+    """A small model whose record is as `vgg-flax train` writes it, with this confusion matrix in the test."""
     labels = np.repeat(np.arange(len(classes)), np.sum(matrix, 1))
     called = np.concatenate([np.repeat(np.arange(len(classes)), row) for row in matrix])
-    metrics = evaluate(3.0 * np.eye(len(classes))[called], labels, tuple(classes), 1.7)
-    choice = Choice("block5", 1e-3, 1e-2)
+    logits, names = 3.0 * np.eye(len(classes), dtype="f4")[called], labels.astype(str)
+    folds, splits = np.full(len(labels), -1), np.full(len(labels), "test")
+    seen = Predictions(np.array(classes), names, names, splits, labels, logits, folds, np.array(False))
+    metrics = evaluate(seen, Judge(1.7))
     record = {"data": data, "weights": "ImageNet, Keras's file", "random_weights": False, "best_epoch": 3}
-    record |= {"settings": runs.settings(TrainSettings(data, **settings).resolved().chosen(choice))}
+    record |= {"train": supports(seen), "test": metrics, "val": metrics, "chosen": chosen or {}}
+    flat = to_flat(from_flat(TrainSettings, {"data": data, **settings}))
+    record["settings"] = {name: value for name, value in flat.items() if name not in runs.NOT_KEPT}
     ours = make()
     head = dataclasses.replace(ours.spec.head, classes=len(classes))
     last = ours.params["head"]["predictions"]
     wide = {"kernel": np.ones((last["kernel"].shape[0], len(classes)), "f4"), "bias": np.zeros(len(classes), "f4")}
     network = {**ours.params, "head": {**ours.params["head"], "predictions": wide}}
-    record |= {"train": supports(labels, tuple(classes)), "test": metrics, "val": metrics}
-    spec, training = dataclasses.replace(ours.spec, head=head), record
-    return dataclasses.replace(ours, spec=spec, classes=tuple(classes), params=network, training=training)
+    spec = dataclasses.replace(ours.spec, head=head)
+    return dataclasses.replace(ours, spec=spec, classes=tuple(classes), params=network, training=record)
 
 
 def text_of(ours, name="model"):
@@ -118,7 +123,7 @@ def test_the_card_has_the_figures_of_the_run(run, exported):
     assert {path.name for path in exported.iterdir()} == FILES
     text = (exported / "README.md").read_text()
     test = report["test"]
-    assert f"**{test['accuracy']:.2%}** of 15 test pictures" in text
+    assert f"**{test['accuracy']:.2%}** of {test['count']} test pictures" in text
     found = metadata(text)
     result = found["model-index"][0]["results"][0]
     assert found["model-index"][0]["name"] == "colours" and "license" not in found
@@ -135,6 +140,7 @@ def test_the_card_has_the_figures_of_the_run(run, exported):
     _, counts, _, results, _, confusion, _ = tables(text)
     assert confusion == [["", "blue", "green", "red"], *matrix]
     train = 72 - report["val"]["count"] - test["count"]
+    assert train > 30 and test["count"] > 5
     assert counts[-1] == ["all", str(train), str(report["val"]["count"]), str(test["count"])]
     assert sum(int(row[1]) for row in counts[1:-1]) == train
     assert [row[1:] for row in results if row[0] == "log loss, nats"] == [
@@ -148,7 +154,6 @@ def test_the_commands_on_the_card_work(tmp_path, monkeypatch, capsys):
     write_photos(tmp_path / "all", {"red": 3})
     (tmp_path / "all" / "red").rename(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(REPOSITORY)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the test run keeps its own handlers
     (tmp_path / "photo.jpg").write_bytes(next((tmp_path / "photos").iterdir()).read_bytes())
     text = Path("colours/README.md").read_text()
@@ -159,12 +164,11 @@ def test_the_commands_on_the_card_work(tmp_path, monkeypatch, capsys):
     assert label.startswith(f"{expected.label} 0.") or label == f"{expected.label} 1.0"
     assert list(json.loads(probabilities.replace("'", '"'))) == list(ours.classes)
 
-    webcam = importlib.import_module("webcam")
     live, folder = (shlex.split(line) for line in block(text, "sh").splitlines())
-    assert live[:2] == folder[:2] == ["python", "webcam.py"]
-    assert parse(webcam.WebcamSettings, args=live[2:]).model == Path("colours")
+    assert live[:2] == folder[:2] == ["vgg-flax", "webcam"]
+    assert parse(WebcamSettings, args=live[2:]).model == Path("colours")
     with contextlib.suppress(SystemExit):
-        webcam.main(folder[2:])
+        vgg_flax(folder[1:])
     labels = [json.loads(line)["label"] for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert labels == [ours.predict_file(photo).label for photo in sorted((tmp_path / "photos").iterdir())]
 
@@ -199,11 +203,12 @@ def test_limits_come_from_the_test():
 
 
 @pytest.mark.parametrize(("settings", "says"), [
-    ({}, ["frozen", "AdamW, learning rate 0.001 at its peak, weight decay 0.01, batches of 32", "mirror image"]),
-    ({"head": "logreg"}, ["L-BFGS, L2 regularisation 0.01"]),
-    ({"unfreeze": "block5"}, ["block 5 trained with the head", "1 of each picture, up to"]),
-    ({"unfreeze": "all"}, ["backbone | trained with the head", "a new one in every epoch, up to: rotation"]),
-    ({"views": 1}, ["| random views | none |"]),
+    ({"head": "linear"}, ["frozen", "AdamW, learning rate 0.001 at its peak, weight decay 0.01, batches of 32"]),
+    ({"chosen": {"blocks": "4-5", "strength": 0.01}}, ["| head | regression |", "L-BFGS to convergence, L2 regular"]),
+    ({"chosen": {"blocks": "4-5", "strength": 0.25}}, ["regularisation 0.25", "fitted without the picture"]),
+    ({"unfreeze": "block5", "views": 2}, ["block 5 trained with the head", "1 of each picture, up to", "mirror image"]),
+    ({"unfreeze": "all", "views": 2}, ["backbone | trained with the head", "a new one in every epoch, up to: rot"]),
+    ({"head": "notebook", "views": 1}, ["| random views | none |", "learning rate 0.0001", "| epochs | 5; kept: 3"]),
 ])  # fmt: skip
 def test_training_settings_in_words(settings, says):
     text = text_of(trained([[9, 1, 0], [0, 9, 0], [0, 0, 9]], **settings))
@@ -273,6 +278,6 @@ def test_a_name_that_no_encoding_has_is_written_all_the_same(tmp_path):
 ])  # fmt: skip
 def test_a_foreign_record_is_one_line(tmp_path, damage):
     ours = trained([[9, 1, 0], [0, 9, 0], [0, 0, 9]])
-    with pytest.raises(UserError, match=r"training record is not as train\.py or import writes it"):
+    with pytest.raises(UserError, match="training record is not as `vgg-flax train` or `import` writes it"):
         writers.write(dataclasses.replace(ours, training=ours.training | damage), tmp_path / "m", "hub")
     assert not list(tmp_path.iterdir())

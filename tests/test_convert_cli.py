@@ -1,6 +1,5 @@
-"""`python -m weights_convert`, as a person types it: tables, folders, and one clear line for each mistake."""
+"""`vgg-flax convert`, as a person types it: tables, folders, and one clear line for each mistake."""
 
-import json
 import subprocess
 import sys
 import typing
@@ -10,14 +9,16 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from test_convert_files import KERAS_NOISE, SMALL16, random_backbone, random_top, write_keras_h5
+from test_convert_files import KERAS_NOISE, SMALL16, assert_same, random_backbone, random_top, write_keras_h5
 from test_convert_formats import torch_state
 from test_convert_onnx import vgg_graph
 
 import weights_convert
+from vgg_flax.answers import bundle
+from vgg_flax.errors import UserError
 from vgg_flax.network import params
-from vgg_flax.network.spec import BACKBONES, VGG16, VGG19
-from weights_convert import checks, rules, runtimes
+from vgg_flax.network.spec import BACKBONES, KERAS_MEAN, VGG16, VGG19, HeadSpec
+from weights_convert import mapping, rules, runtimes
 from weights_convert.__main__ import Dialect, main
 
 
@@ -26,6 +27,10 @@ def official(tmp_path_factory):
     """A full-size VGG16 without its top, written as the official file is."""
     path = tmp_path_factory.mktemp("official") / "vgg16_notop.h5"
     return write_keras_h5(path, random_backbone(VGG16), "official")
+
+
+def load(source, spec=VGG16):
+    return weights_convert.load(str(source), spec, say=[].append)
 
 
 def run(*args):
@@ -86,8 +91,8 @@ def test_inspect_shows_both_sides(official):
 def test_import_writes_a_folder_that_load_takes(official, tmp_path):
     code, out, _ = run("import", official, tmp_path / "w", "--model", "vgg16")
     assert code == 0 and f"--weights {tmp_path / 'w'}" in out
-    weights = weights_convert.load(str(tmp_path / "w"), VGG16)
-    direct = weights_convert.load(str(official), VGG16)
+    weights = load(tmp_path / "w")
+    direct = load(official)
     assert params.digest(weights.backbone) == params.digest(direct.backbone)
     assert weights.preprocessing == direct.preprocessing
     assert "vgg16_notop.h5" in weights.source
@@ -96,7 +101,7 @@ def test_import_writes_a_folder_that_load_takes(official, tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """VGG's shape with few channels passes for the full one."""
-    monkeypatch.setattr(checks, "WIDTHS", (4, 4, 5, 6, 6))
+    monkeypatch.setattr(mapping, "WIDTHS", (4, 4, 5, 6, 6))
 
 
 def test_auto_says_why(small, tmp_path, capsys):
@@ -127,7 +132,7 @@ def test_a_dialect_that_is_asked_for_decides_colours_and_statistics(small, tmp_p
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "guessed")])
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "told"), "--dialect", "onnx-torch"])
     assert "dialect onnx-torch: 26 of 26 backbone tensors by name; chosen by --dialect." in capsys.readouterr().out
-    guessed, told = (weights_convert.load(str(tmp_path / name), SMALL16) for name in ("guessed", "told"))
+    guessed, told = (load(tmp_path / name, SMALL16) for name in ("guessed", "told"))
     kernel = arrays["block1_conv1"][0]
     np.testing.assert_array_equal(guessed.backbone["block1_conv1"]["kernel"], kernel[:, :, ::-1])
     np.testing.assert_array_equal(told.backbone["block1_conv1"]["kernel"], kernel)
@@ -179,12 +184,12 @@ def test_verify_shows_the_stage_that_differs_and_exits_with_1(small, tmp_path, m
 
 def test_an_existing_folder_is_not_overwritten(official, tmp_path, capsys):
     main(["import", str(official), str(tmp_path / "w")])
-    before = (tmp_path / "w" / "weights.json").read_bytes()
+    before = (tmp_path / "w" / "model.json").read_bytes()
     with pytest.raises(SystemExit, match="2"):
         main(["import", str(official), str(tmp_path / "w")])
     assert "exists" in capsys.readouterr().err
     main(["import", str(official), str(tmp_path / "w"), "--overwrite"])
-    assert (tmp_path / "w" / "weights.json").read_bytes() == before
+    assert (tmp_path / "w" / "model.json").read_bytes() == before
     (tmp_path / "w" / "thesis.txt").write_text("mine")
     with pytest.raises(SystemExit, match="2"):
         main(["import", str(official), str(tmp_path / "w"), "--overwrite"])
@@ -194,27 +199,28 @@ def test_an_existing_folder_is_not_overwritten(official, tmp_path, capsys):
 
 def test_a_changed_folder_is_noticed(official, tmp_path):
     main(["import", str(official), str(tmp_path / "w")])
-    arrays = tmp_path / "w" / "weights.safetensors"
+    arrays = tmp_path / "w" / "model.safetensors"
     data = bytearray(arrays.read_bytes())
     data[-5] ^= 1
     arrays.write_bytes(data)
-    with pytest.raises(weights_convert.pretrained.UserError, match="changed or damaged since the import"):
-        weights_convert.load(str(tmp_path / "w"), VGG16)
+    with pytest.raises(UserError, match="changed or damaged"):
+        load(tmp_path / "w")
 
 
 def test_folder_of_the_other_model_is_told_by_name(official, tmp_path):
     main(["import", str(official), str(tmp_path / "w")])
-    with pytest.raises(weights_convert.pretrained.UserError, match=r"holds VGG16, expected VGG19 .* --model vgg16"):
-        weights_convert.load(str(tmp_path / "w"), VGG19)
+    with pytest.raises(UserError, match=r"holds VGG16, expected VGG19 .* --model vgg16"):
+        load(tmp_path / "w", VGG19)
 
 
 def test_the_top_is_imported_too(tmp_path):
     arrays, top = random_backbone(VGG16), random_top(VGG16, hidden=11, classes=5)
     main(["import", str(write_keras_h5(tmp_path / "f.h5", {**arrays, **top})), str(tmp_path / "w")])
-    weights = weights_convert.load(str(tmp_path / "w"), VGG16)
-    assert weights.top is not None
-    np.testing.assert_array_equal(weights.top["fc2"]["kernel"], top["fc2"][0])
-    assert json.loads((tmp_path / "w" / "weights.json").read_text())["top"] is True
+    found = bundle.load(tmp_path / "w")
+    assert found.spec.head == HeadSpec(5, (5,), ("flatten",), (11, 11), standardize=False)
+    assert found.classes == ("0", "1", "2", "3", "4") and found.preprocessing.mean == KERAS_MEAN
+    assert_same(found.params["head"], {layer: dict(zip(("kernel", "bias"), top[layer], strict=True)) for layer in top})
+    assert load(tmp_path / "w").preprocessing == found.preprocessing
 
 
 def test_nothing_is_left_behind_when_an_import_fails(tmp_path, capsys):
@@ -253,5 +259,5 @@ def test_each_mistake_is_one_line(official, tmp_path, mistake):
 
 
 def test_weights_that_are_not_there_are_explained(tmp_path):
-    with pytest.raises(weights_convert.pretrained.UserError, match="imagenet, random, a weight file"):
-        weights_convert.load(str(tmp_path / "nope"), VGG16)
+    with pytest.raises(UserError, match="imagenet, random, a weight file"):
+        load(tmp_path / "nope")

@@ -7,28 +7,32 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from test_convert_files import KERAS_NOISE, SMALL16, SPECS, assert_same, random_backbone
+from test_convert_files import KERAS_NOISE, SMALL16, SPECS, assert_same, random_backbone, read_top
 
 import weights_convert
 from vgg_flax.answers import bundle
+from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.errors import UserError
 from vgg_flax.network import model
+from vgg_flax.network.extract import Extractor
 from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
 from weights_convert import rounding, verify, writers
 from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 HEADS = {
-    "all": HeadSpec(3),
-    "block4": HeadSpec(3, "block4", (5,)),
-    "block5": HeadSpec(3, "block5"),
-    "maxima": HeadSpec(3, "block5_max", standardize=False),
-    "notebook": HeadSpec(3, "flatten", (7, 6), standardize=False),
+    "default": HeadSpec(3),
+    "maxima first": HeadSpec(3, (4, 5), ("maximum", "average"), (5,)),
+    "block 5": HeadSpec(3, (5,)),
+    "maxima": HeadSpec(3, (5, 3), ("maximum",), standardize=False),
+    "block 4": HeadSpec(3, (4,), ("average",)),
+    "one maximum": HeadSpec(3, (5,), ("maximum",)),
+    "notebook": HeadSpec(3, (5,), ("flatten",), (7, 6), standardize=False),
 }
 
 
-def make(head="all", backbone=SMALL16, size=64, mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0)):
+def make(head="default", backbone=SMALL16, size=64, mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0)):
     """A model whose every parameter matters to its answer."""
     spec = ModelSpec(backbone, HEADS[head], size)
     arrays = {k: {"kernel": a, "bias": b} for k, (a, b) in random_backbone(backbone).items()}
@@ -40,11 +44,10 @@ def make(head="all", backbone=SMALL16, size=64, mean=(123.68, 116.779, 103.939),
             layer["bias"] = rng.normal(size=layer["bias"].shape).astype("f4")
             layer["kernel"] = (rng.normal(size=layer["kernel"].shape) / len(layer["kernel"]) ** 0.5).astype("f4")
     if HEADS[head].standardize:
-        from vgg_flax.network.extract import Extractor
-
-        rows = np.asarray(Extractor(spec, params["backbone"], preprocessing, "xla")(verify.noise(size)))
+        extract = Extractor(backbone, params["backbone"], preprocessing, engine="xla", say=[].append)
+        rows = np.asarray(model.read_stored(spec, "pooled", {}, extract(verify.noise(size))["pooled"]))
         params["head"]["standardize"] = {"mean": rows.mean(0), "std": rows.std(0) + 0.1}
-    return bundle.Bundle(spec, params, ("ant", "bee", "cat"), preprocessing, 1.7, {"data": "insects"})
+    return bundle.Bundle(spec, params, ("ant", "bee", "cat"), preprocessing, Judge(1.7), {"data": "insects"})
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -71,7 +74,7 @@ def test_a_wrong_temperature_is_noticed(tmp_path):
 
     ours = make()
     writers.write(ours, tmp_path / "m.onnx", "onnx")
-    verdict = verify.check(dataclasses.replace(ours, temperature=1.6), tmp_path / "m.onnx", "onnx")
+    verdict = verify.check(dataclasses.replace(ours, judge=Judge(1.6)), tmp_path / "m.onnx", "onnx")
     assert not verdict.good and verdict.agree == 1
 
 
@@ -156,7 +159,7 @@ def test_a_notebook_head_goes_out_as_keras_s_top(tmp_path):
     """Keras's own VGG16 takes the file and says what our Predictor says, temperature included."""
     import keras
 
-    spec = ModelSpec(VGG16, HeadSpec(2, "flatten", (4096, 4096), standardize=False), 32)
+    spec = ModelSpec(VGG16, HeadSpec(2, (5,), ("flatten",), (4096, 4096), standardize=False), 32)
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -165,7 +168,7 @@ def test_a_notebook_head_goes_out_as_keras_s_top(tmp_path):
         return rng.standard_normal(leaf.shape, np.float32) * np.float32(scale if len(leaf.shape) > 1 else 0.1)
 
     arrays = jax.tree_util.tree_map_with_path(draw, model.abstract_params(spec))
-    ours = bundle.Bundle(spec, arrays, ("ant", "bee"), Preprocessing(32), 1.7)
+    ours = bundle.Bundle(spec, arrays, ("ant", "bee"), Preprocessing(32), Judge(1.7))
     writers.write(ours, tmp_path / "w.h5", "keras-weights")
     assert verify.check(ours, tmp_path / "w.h5", "keras-weights").largest == 0
     network = keras.applications.VGG16(weights=str(tmp_path / "w.h5"), classes=2, input_shape=(32, 32, 3))
@@ -177,16 +180,16 @@ def test_a_notebook_head_goes_out_as_keras_s_top(tmp_path):
     np.testing.assert_allclose(np.asarray(said), expected, atol=1e-5)
     small = make("notebook")
     writers.write(small, tmp_path / "small.h5", "keras-weights")
-    found = weights_convert.load(str(tmp_path / "small.h5"), SMALL16, say=[].append).top
+    found = read_top(tmp_path / "small.h5")
     last = small.params["head"]["predictions"]
     np.testing.assert_array_equal(found["fc2"]["kernel"], small.params["head"]["fc2"]["kernel"])
     np.testing.assert_array_equal(found["predictions"]["bias"], last["bias"] / np.float32(1.7))
 
 
 def test_other_heads_stay_behind(tmp_path):
-    for head in ("all", "block4", "block5"):
+    for head in HEADS.keys() - {"notebook"}:
         writers.write(make(head), tmp_path / f"{head}.h5", "keras-weights")
-        assert weights_convert.load(str(tmp_path / f"{head}.h5"), SMALL16, say=[].append).top is None
+        assert read_top(tmp_path / f"{head}.h5") == {}
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("keras-weights", "h5"), ("safetensors", "safetensors")])
@@ -197,7 +200,7 @@ def test_a_changed_head_is_noticed(tmp_path, name, suffix):
     ours.params["head"]["fc2"]["kernel"][3, 2] += 1
     assert not verify.check(ours, tmp_path / f"w.{suffix}", name).good
     with pytest.raises(UserError, match="other dense layers"):
-        verify.check(make("all"), tmp_path / f"w.{suffix}", name)
+        verify.check(make("default"), tmp_path / f"w.{suffix}", name)
 
 
 def test_our_safetensors_come_back_bit_for_bit(tmp_path):
@@ -234,15 +237,15 @@ def test_keras_weights_need_kerass_statistics(tmp_path):
 
 def test_whole_keras_model_comes_back(tmp_path):
     """Out as .keras and in again: the same answers from the bundle that `import` makes."""
-    from weights_convert import convert, readers, whole
+    from weights_convert import convert, import_model, readers
 
     ours = make("notebook", mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
     writers.write(ours, tmp_path / "m.keras", "keras")
     with readers.open_source(tmp_path / "m.keras") as source:
         found = convert.plan(source, SMALL16)
-        backbone, head = whole.read(source, found)
-        how = whole.preparation("rgb-raw", 64, head)
-        back = whole.make_bundle(found, backbone, head, ours.classes, how, {})
+        backbone, head = import_model.read(source, found)
+        how = import_model.preparation("rgb-raw", 64, head)
+        back = import_model.make_bundle(found, backbone, head, ours.classes, how, {})
     photos = verify.noise(64)
     expected = Predictor(ours, engine="xla").probabilities(photos)
     np.testing.assert_allclose(Predictor(back, engine="xla").probabilities(photos), expected, atol=1e-5)
@@ -264,7 +267,7 @@ def test_command_line(tmp_path, capsys):
     main(["export", str(tmp_path / "run"), str(tmp_path / "m.onnx")])
     assert "agrees with our model" in capsys.readouterr().out
     main(["verify", str(tmp_path / "run"), str(tmp_path / "m.onnx")])
-    bundle.save(make("block4"), tmp_path / "other")
+    bundle.save(make("block 4"), tmp_path / "other")
     with pytest.raises(SystemExit, match="1"):
         main(["verify", str(tmp_path / "other"), str(tmp_path / "m.onnx")])
     assert "DIFFERS" in capsys.readouterr().out
@@ -283,7 +286,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("weights_convert.store.os.fsync", full)
+    monkeypatch.setattr("vgg_flax.answers.bundle.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         writers.write(make(), tmp_path / "w.safetensors", "safetensors")
     assert not list(tmp_path.iterdir())

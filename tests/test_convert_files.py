@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from vgg_flax.network.spec import BackboneSpec
+from weights_convert import convert, readers
 
 # Keras 3.15's variables lack the `copy` keyword that NumPy 2 asks __array__ for.
 KERAS_NOISE = (
@@ -135,3 +136,9 @@ def keras_network(layers, spec, size, nested=False):
     for name, arrays in layers.items():
         (base if base and name not in dense else model).get_layer(name).set_weights(arrays)
     return model
+
+
+def read_top(path, spec=SMALL16):
+    """The three layers on top that a file holds, {} where it has none."""
+    with readers.open_source(path) as source:
+        return convert.plan(source, spec).read("top")

@@ -31,10 +31,15 @@ def test_bits_come_back_and_a_changed_one_is_noticed(tmp_path, capsys):
     arrays = tmp_path / "m" / "model.safetensors"
     flat = safetensors.numpy.load_file(arrays)
     flat["head/predictions/bias"][0] *= -1  # the sign of a zero
-    arrays.write_bytes(safetensors.numpy.save(flat))
+    changed = dataclasses.replace(writers.published(ours), params=params.unflatten(flat))
+    bundle.save(changed, tmp_path / "m")
     with pytest.raises(SystemExit, match="1"):
         main(["verify", str(tmp_path / "run"), str(tmp_path / "m")])
     assert "DIFFERS" in capsys.readouterr().out
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"?")
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(tmp_path / "run"), str(tmp_path / "m")])
+    assert "was changed or damaged" in capsys.readouterr().err
     with pytest.raises(UserError, match="holds another model: they differ in classes"):
         verify.check(dataclasses.replace(ours, classes=("ant", "bee", "cow")), tmp_path / "m", "hub")
     with pytest.raises(UserError, match="no trained model"):

@@ -1,4 +1,4 @@
-"""`imagenet`: from the cache, a file brought by hand, a resumable download, or a package; and plainly when not."""
+"""`imagenet`: from the cache, a file copied by hand, a resumable download, or a package; and plainly when not."""
 
 import hashlib
 import http.server
@@ -16,6 +16,7 @@ import pytest
 from test_convert_files import SMALL16, SMALL19, assert_same, expected_backbone, random_backbone, write_keras_h5
 
 import weights_convert
+from vgg_flax.errors import UserError
 from vgg_flax.network.spec import VGG16
 from weights_convert import download, imagenet
 
@@ -94,10 +95,10 @@ def test_download_is_imported_and_cached(cache, official, known, monkeypatch):
         monkeypatch.setattr(imagenet, "OFFICIAL", server.url)
         weights = load()
         assert_same(weights.backbone, expected_backbone(random_backbone(SMALL16)))
-        assert weights.top is None and "ImageNet" in weights.source
+        assert "ImageNet" in weights.source
         load()
         assert server.requests == [None], "the second start must come from the cache"
-    assert [p.name for p in (cache / "weights").iterdir() if not p.name.startswith(".")] == ["vgg16-imagenet"]
+    assert [p.name for p in (cache / "weights").iterdir() if not p.name.startswith(".")] == ["imagenet-vgg16"]
 
 
 def test_broken_download_goes_on_where_it_stopped(cache, official, known, monkeypatch):
@@ -143,7 +144,7 @@ def test_a_silent_server_does_not_hold_up(cache, monkeypatch):
         assert time.monotonic() - start < 3
 
 
-def test_without_network_one_line_says_what_to_bring_and_where(cache):
+def test_without_network_one_line_says_what_to_copy_and_where(cache):
     said = []
     with pytest.raises(weights_convert.WeightsUnavailable) as caught:
         load(said=said)
@@ -153,14 +154,14 @@ def test_without_network_one_line_says_what_to_bring_and_where(cache):
 
 
 @pytest.mark.parametrize("place", ["cache/weights", "keras/models"])
-def test_a_file_brought_by_hand_is_taken(cache, official, known, tmp_path, place):
+def test_a_file_copied_by_hand_is_taken(cache, official, known, tmp_path, place):
     (tmp_path / place).mkdir(parents=True)
     shutil.copy(official, tmp_path / place)
     assert_same(load().backbone, expected_backbone(random_backbone(SMALL16)))
     assert (tmp_path / place / NAME).is_file(), "a person's file is never removed"
 
 
-def test_a_brought_file_with_another_md5_is_named(cache, official):
+def test_a_copied_file_with_another_md5_is_named(cache, official):
     (cache / "weights").mkdir(parents=True)
     (cache / "weights" / NAME).write_bytes(official.read_bytes()[:-1])
     said = []
@@ -173,7 +174,7 @@ def test_damaged_cache_is_fetched_again(cache, official, known, tmp_path):
     (cache / "weights").mkdir(parents=True)
     shutil.copy(official, cache / "weights")
     load()
-    arrays = cache / "weights" / "vgg16-imagenet" / "weights.safetensors"
+    arrays = cache / "weights" / "imagenet-vgg16" / "model.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-4])
     said = []
     assert_same(load(said=said).backbone, expected_backbone(random_backbone(SMALL16)))
@@ -200,7 +201,7 @@ def test_a_wheel_with_another_hash_is_never_opened(cache, monkeypatch):
 
 
 def test_only_full_size_networks_have_imagenet_weights(cache):
-    with pytest.raises(weights_convert.pretrained.UserError, match="Expected VGG16 or VGG19"):
+    with pytest.raises(UserError, match="Expected VGG16 or VGG19"):
         load(VGG16)  # not full size here
 
 

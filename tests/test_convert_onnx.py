@@ -94,7 +94,6 @@ def test_imported_graph_computes_what_onnxruntime_computes(tmp_path):
 
     from vgg_flax.network.model import bind_backbone
     from vgg_flax.network.preprocess import normalize
-    from vgg_flax.network.spec import HeadSpec, ModelSpec
 
     onnx.save(vgg_graph(SMALL16, random_backbone(SMALL16), head=False), tmp_path / "m.onnx")
     weights = load(tmp_path / "m.onnx")
@@ -103,7 +102,7 @@ def test_imported_graph_computes_what_onnxruntime_computes(tmp_path):
     (expected,) = runtime.InferenceSession(tmp_path / "m.onnx").run(None, {"input": bgr})
     with jax.default_matmul_precision("float32"):
         images = normalize(photos, weights.preprocessing)
-        blocks = bind_backbone(ModelSpec(SMALL16, HeadSpec(2), 32), weights.backbone)(images)
+        blocks = bind_backbone(SMALL16, "float32", weights.backbone)(images)
     found = np.asarray(blocks["block5"]).transpose(0, 3, 1, 2)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 

@@ -12,7 +12,7 @@ from test_convert_onnx import vgg_graph
 from vgg_flax.answers import bundle
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.errors import UserError
-from weights_convert import convert, foreign, readers, verify, whole, writers
+from weights_convert import convert, import_model, parity, readers, verify, writers
 
 SIDE, CHANNELS = 2, 6  # of the last block's output for pictures of 64 pixels
 FLAT = SIDE * SIDE * CHANNELS
@@ -85,9 +85,9 @@ def backbone():
 def imported(path, name):
     with readers.open_source(path) as source:
         plan = convert.plan(source, SMALL16)
-        arrays, head = whole.read(source, plan)
-        how = whole.preparation(name, head.image_size or 0, head)
-        return whole.make_bundle(plan, arrays, head, tuple("abc")[: head.classes], how, {})
+        arrays, head = import_model.read(source, plan)
+        how = import_model.preparation(name, head.image_size or 0, head)
+        return import_model.make_bundle(plan, arrays, head, tuple("abc")[: head.classes], how, {})
 
 
 def probabilities(path, inputs):
@@ -179,7 +179,7 @@ def test_verify_compares_the_head_too(tmp_path, monkeypatch):
     plan = convert.plan
     monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
     onnx.save(attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["tf2onnx"]), tmp_path / "m.onnx")
-    _, stages = foreign.compare(tmp_path / "m.onnx")
+    _, stages = parity.compare(tmp_path / "m.onnx")
     assert [stage.name for stage in stages] == [*(f"block{i}" for i in range(1, 6)), "fc1", "logits"]
     assert all(stage.good for stage in stages), stages
 
@@ -191,4 +191,4 @@ def test_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
     onnx.save(attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"]), tmp_path / "m.onnx")
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "b"), "--preprocess", "rgb-unit", "--classes", "a,b,c"])
-    assert bundle.load(tmp_path / "b").spec.head.features == "block5"
+    assert bundle.load(tmp_path / "b").spec.head.pools == ("average",)

@@ -37,11 +37,10 @@ from test_convert_formats import batch_norms, torch_state, with_norms, write_tfj
 from test_convert_onnx import vgg_graph
 from test_hostile_fuzz import write_npy, write_npz
 
-import weights_convert
 from vgg_flax.answers import bundle
 from vgg_flax.network import params
 from vgg_flax.network.spec import HeadSpec, ModelSpec, Preprocessing, dense_layers
-from weights_convert import checks, convert, readers, rules, show
+from weights_convert import convert, mapping, readers, rules, tables
 from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
@@ -249,7 +248,7 @@ RUNS = [(case, holds) for case in CASES for holds in case.holds]
 def run(*args):
     """(exit code, standard output, the error's text without the path) of the command line, on small files."""
     out, errors, code = io.StringIO(), io.StringIO(), 0
-    small = mock.patch.object(checks, "WIDTHS", WIDTHS)
+    small = mock.patch.object(mapping, "WIDTHS", WIDTHS)
     with small, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             main([str(arg) for arg in args])
@@ -305,13 +304,13 @@ def imported(path, folder, case, given):
     code, _, error = run("import", path, folder / "w")
     if code:
         return refused(error)
-    found = weights_convert.load(str(folder / "w"), given.spec)
+    found = bundle.load_backbone(folder / "w").params
     if case.write is torch_norms:
-        assert_folded(found.backbone, given)
+        assert_folded(found, given)
         return "yes, batch norms folded"
-    assert_same(found.backbone, expected)
-    if found.top:
-        assert_same(found.top, as_stored(given.dense))
+    assert_same(found, expected)
+    if "fc2" in given.dense:
+        assert_same(bundle.load(folder / "w").params["head"], as_stored(given.dense))
         return "bit for bit, top included"
     return "bit for bit" + (", head left out" if given.dense else "")
 
@@ -332,13 +331,13 @@ def assert_folded(found, given):
 def verified(path):
     """The runtime and what it was compared in, of the table that is printed."""
     shown = []
-    with mock.patch.object(show, "stages", lambda *stages: shown.append(stages)):
+    with mock.patch.object(tables, "stages", lambda *stages: shown.append(stages)):
         code, _, error = run("verify", path)
     if "PyTorch is missing" in error:
         return None
     if code == 2:
         return "no runtime here" if "nothing here runs" in error else refused(error)
-    _, runtime, stages = shown[0]
+    _, runtime, stages, _ = shown[0]
     if code:
         return "DIFFERS in " + ", ".join(stage.name for stage in stages if not stage.good)
     names = re.sub("block1, .*block5", "blocks", ", ".join(stage.name for stage in stages))
@@ -365,18 +364,18 @@ def comes_back(dialect, given, name, suffix):
                 return False
         options = ["--preprocess", "rgb-raw", "--classes", ",".join(CLASSES)] if name == "keras" else []
         assert run("import", path, folder / "w", *options)[0] == 0
-        found = weights_convert.load(str(folder / "w"), given.spec)
+        found = bundle.load_backbone(folder / "w")
     preprocessing = model.preprocessing
     statistics = np.allclose(found.preprocessing.mean, preprocessing.mean)
     statistics = statistics and np.allclose(found.preprocessing.std, preprocessing.std)
-    return statistics and params.digest(found.backbone) == params.digest(model.params["backbone"])
+    return statistics and params.digest(found.params) == params.digest(model.params["backbone"])
 
 
 def ours(dialect, given):
     """A model of ours with these values and the dialect's preprocessing."""
     table = rules.DIALECTS[dialect]
     hidden = tuple(bias.size for _, bias in given.dense.values())[:-1]
-    spec = ModelSpec(given.spec, HeadSpec(3, "flatten", hidden, standardize=False), SIZE)
+    spec = ModelSpec(given.spec, HeadSpec(3, (5,), ("flatten",), hidden, standardize=False), SIZE)
     names = [name for name, _ in dense_layers(spec.head)]
     head = dict(zip(names, as_stored(given.dense).values(), strict=True))
     arrays = {"backbone": as_stored(given.convs), "head": head}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -66,12 +75,11 @@ def show_choice(candidates: Sequence[Any], last: dict[str, float], iterations: i
     columns = [Column(name, justify="right") for name in ("L2", "accuracy", "loss", "temperature")]
     table = Table(Column(f"{title}: blocks"), *columns, box=box.SIMPLE_HEAD)
     for one in candidates[:5]:
-        table.add_row(
-            one.name, f"{one.strength:.2g}", f"{one.accuracy:.2%}", f"{one.loss:.4f}", f"{one.temperature:.2f}"
-        )
+        figures = (f"{one.strength:.2g}", f"{one.accuracy:.2%}", f"{one.loss:.4f}", f"{one.temperature:.2f}")
+        table.add_row(one.columns, *figures)
     notes.print(table)
     say(
-        f"kept: {candidates[0].name}, {iterations} iterations, train loss {last['train_loss']:.4f} accuracy "
+        f"kept: blocks {candidates[0].columns}, {iterations} iterations, train loss {last['train_loss']:.4f} accuracy "
         f"{last['train_accuracy']:.2%}, cross-validated loss {last['val_loss']:.4f} accuracy {last['val_accuracy']:.2%}"
     )
 
@@ -134,6 +142,15 @@ class Bar:
     def rate(self) -> float:
         """Pictures a second since the bar appeared."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+
+@contextmanager
+def counter(title: str) -> Iterator[Callable[[int], None]]:
+    """Counts what has no known end; in a pipe, nothing is shown."""
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda count: progress.update(task, advance=count)
 
 
 @contextmanager

@@ -84,6 +84,6 @@ class FeatureStore:
     def _keys(self, contents: np.ndarray, view: int) -> list[bytes]:
         if view == 0:
             return [bytes.fromhex(content) for content in contents]
-        random = [dataclasses.asdict(self.augmentation), self.seed, view, jax.__version__]
+        random = [dataclasses.asdict(self.augmentation), self.seed, int(view), jax.__version__]
         settings = json.dumps(random, sort_keys=True).encode()
         return [hashlib.sha256(bytes.fromhex(content) + settings).digest() for content in contents]

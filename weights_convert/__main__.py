@@ -1,16 +1,26 @@
-"""`python -m weights_convert inspect FILE | import FILE DIR | export RUN FILE | verify RUN FILE`."""
+"""`vgg-flax convert inspect|import|export|verify ...`, the same as `python -m weights_convert ...`.
+
+Nothing here loads NumPy, OpenCV or JAX before the command line is understood.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from vgg_flax.cli import fail, parse
+from vgg_flax import cli
 from vgg_flax.errors import UserError
+
+if TYPE_CHECKING:
+    from weights_convert.convert import Plan
+    from weights_convert.tensor import Source
 
 Dialect = Literal[
     "auto",
@@ -25,13 +35,20 @@ Dialect = Literal[
     "onnx-vgg_flax",
     "onnx-torch",
 ]
+Format = Literal["auto", "onnx", "keras", "stablehlo", "safetensors", "keras-weights", "torchvision", "hub"]
+File = Annotated[Path, tyro.conf.Positional, cli.Alias(metavar="FILE")]
+Folder = Annotated[Path, tyro.conf.Positional, cli.Alias(metavar="DIR")]
+Run = Annotated[Path, tyro.conf.Positional, cli.Alias(metavar="RUN")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Show what a weight file holds and how it would be imported. No tensor is read."""
+    """Show what a weight file holds and how it would be imported.
 
-    file: tyro.conf.Positional[Path]
+    No tensor is read.
+    """
+
+    file: File
     """Keras .h5 or .keras, ONNX, safetensors, PyTorch .pth, NumPy .npz or .npy."""
     dialect: Dialect = "auto"
     """Whose names and layouts the file has; auto: those that fit the most tensors."""
@@ -39,15 +56,15 @@ class Inspect:
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Convert a weight file into a folder that `train.py --weights DIR` takes.
+    """Convert a weight file into a folder that `train --weights` takes.
 
-    With --preprocess or --data a fine-tuned Keras or ONNX model comes in whole, its head included, as a bundle that
-    `webcam.py --model DIR` takes.
+    With --preprocess or --data a fine-tuned Keras or ONNX model comes in whole, its head included, and
+    `webcam --model` takes it, too.
     """
 
-    file: tyro.conf.Positional[Path]
+    file: File
     """Keras .h5 or .keras, ONNX, safetensors, PyTorch .pth, NumPy .npz or .npy."""
-    folder: tyro.conf.Positional[Path]
+    folder: Folder
     """Where the converted weights go."""
     model: Literal["vgg16", "vgg19", "auto"] = "auto"
     """Stop unless the file holds this model."""
@@ -66,19 +83,16 @@ class Import:
     """Replace a folder that an earlier import wrote."""
 
 
-Format = Literal["auto", "onnx", "keras", "stablehlo", "safetensors", "keras-weights", "torchvision", "hub"]
-
-
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a trained model for another runtime or a model hub, and check it there.
+    """Write a model for another runtime or a model hub, and check it.
 
     .onnx, .keras, .h5 and .stablehlo take RGB pictures in 0..255 and give calibrated probabilities.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: Run
     """A run or bundle folder."""
-    file: tyro.conf.Positional[Path]
+    file: File
     """.onnx, .keras, .h5 (a whole Keras model), .stablehlo or .safetensors; with --format hub a new folder."""
     format: Format = "auto"
     """keras-weights: .h5 for keras.applications, a notebook head as its top; torchvision: backbone .safetensors with
@@ -95,15 +109,15 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Run a file in its own runtime and here on the same pictures; exit with 1 if they differ.
+    """Run a file in its own runtime and here; exit with 1 if they differ.
 
     verify RUN FILE: an exported file against the model it was made from. verify FILE: another framework's weight file
     against what would be imported, stage by stage.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: Run
     """The run or bundle folder that the file was made from, or the only file."""
-    file: tyro.conf.Positional[Path | None] = None
+    file: Annotated[Path | None, tyro.conf.Positional, cli.Alias(metavar="[FILE]")] = None
     """The exported file or hub folder."""
     format: Format = "auto"
     """As in export."""
@@ -113,60 +127,79 @@ class Verify:
     """Labelled photos to compare on; unset: noise."""
 
 
-Command = (
-    Annotated[Inspect, tyro.conf.subcommand("inspect")]
-    | Annotated[Import, tyro.conf.subcommand("import")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-)
+def main(args: list[str] | None = None, prog: str = "python -m weights_convert") -> None:
+    """Run one command; a mistake is one line and exit code 2, an export that differs exit code 1.
 
-
-def main(args: list[str] | None = None) -> None:
-    """Run one command; a mistake is one line and exit code 2, an export that differs exit code 1."""
-    given: Any = Command
-    command: Any = parse(given, description="Other frameworks' VGG weights, in and out.", args=args)
-    run = {Inspect: inspect_file, Import: import_file, Export: export_file, Verify: verify_file}[type(command)]
+    Args:
+      prog: what help calls the program.
+    """
+    verb, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    if verb in ("-h", "--help"):
+        return print(_help(prog))
+    if verb not in COMMANDS:
+        cli.fail(f"{verb!r} is no command{cli.nearest(verb, COMMANDS)} Expected one of {', '.join(COMMANDS)}.")
+    settings, run, examples = COMMANDS[verb]
+    description = "\n".join([inspect.cleandoc(settings.__doc__), "", *(f"  {prog} {line}" for line in examples)])
+    command = cli.parse(settings, description, rest, f"{prog} {verb}")
     try:
         run(command)
     except UserError as error:
-        fail(error)
+        cli.fail(error)
     except BrokenPipeError:
         sys.stderr.close()  # `inspect FILE | head` is no error
 
 
+def _help(prog: str) -> str:
+    lines = [f"  {verb:10}{str(settings.__doc__).splitlines()[0]}" for verb, (settings, *_) in COMMANDS.items()]
+    usage = f"usage: {prog} COMMAND [OPTIONS]\n\nOther frameworks' VGG weights, in and out.\n"
+    return "\n".join([usage, *lines, f"\n{prog} COMMAND --help has the options of a command, and examples."])
+
+
 def inspect_file(command: Inspect) -> None:
     """Print the mapping."""
-    from weights_convert import convert, readers, show
+    from weights_convert import convert, readers, tables
 
     with readers.open_source(command.file) as source:
-        show.plan(convert.plan(source, dialect=command.dialect))
+        tables.plan(convert.plan(source, dialect=command.dialect))
 
 
 def import_file(command: Import) -> None:
     """Convert and print the mapping."""
-    from weights_convert import checks, convert, readers, show, store, whole
+    from weights_convert import convert, mapping, readers, store, tables
 
     with readers.open_source(command.file) as source:
         found = convert.plan(source, dialect=command.dialect)
         if command.model not in ("auto", found.model):
-            checks.wrong_model(command.file, found.model, command.model)
+            mapping.wrong_model(command.file, found.model, command.model)
         if command.preprocess or command.data or command.classes:
-            settings = whole.Settings(command.classes, command.preprocess, command.data, command.image_size)
-            whole.import_model(source, found, command.folder, settings, overwrite=command.overwrite)
-            return
-        origin = f"{command.file.name} ({found.format})"
-        store.save(found, command.folder, origin, overwrite=command.overwrite)
-    show.plan(found)
-    how = f"python train.py --model {found.model} --weights {command.folder}"
-    show.line(f"{command.folder} written. Train with it: {how}")
+            return _import_model(command, source, found)
+        store.save(found, command.folder, f"{command.file.name} ({found.format})", overwrite=command.overwrite)
+    tables.plan(found)
+    how = f"vgg-flax train --model {found.model} --weights {shlex.quote(str(command.folder))}"
+    tables.line(f"{command.folder} written. Train with it: {how}")
     if source.whole and not found.has_top:
-        show.line("Its head was left out. --preprocess NAME or --data FOLDER imports the model whole.")
+        tables.line("Its head was left out. --preprocess NAME or --data FOLDER imports the model whole.")
+
+
+def _import_model(command: Import, source: Source, found: Plan) -> None:
+    from weights_convert import import_model, tables
+
+    settings = import_model.Settings(command.classes, command.preprocess, command.data, command.image_size)
+    whole = import_model.import_model(
+        source, found, command.folder, settings, tables.scores, overwrite=command.overwrite
+    )
+    tables.plan(whole.plan, whole=True)
+    head = whole.head.spec
+    layers = f"{head.pools[0]} of block 5, {len(head.hidden) + 1} dense layers"
+    tables.line(f"Head: {layers}. Recipe: {whole.recipe.name}, {whole.chosen}.")
+    how = f"vgg-flax webcam --model {shlex.quote(str(command.folder))}"
+    tables.line(f"{command.folder} written. Look through it: {how}")
 
 
 def export_file(command: Export) -> None:
     """Write, then check."""
     from vgg_flax.answers import bundle
-    from weights_convert import show, writers
+    from weights_convert import tables, writers
 
     name = writers.format_of(command.file, command.format)
     if command.half and command.int8:
@@ -176,7 +209,7 @@ def export_file(command: Export) -> None:
     writers.write(model, command.file, name, weights=weights, overwrite=command.overwrite)
     files = command.file.iterdir() if command.file.is_dir() else [command.file]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
-    show.line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
+    tables.line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
     if not command.no_verify:
         _verify(command.file, model, name)
 
@@ -184,12 +217,12 @@ def export_file(command: Export) -> None:
 def verify_file(command: Verify) -> None:
     """Check a file."""
     from vgg_flax.answers import bundle
-    from weights_convert import foreign, show, writers
-    from weights_convert.readers.base import regular_file
+    from weights_convert import parity, tables, writers
+    from weights_convert.tensor import regular_file
 
     if command.file is None:
-        runtime, stages = foreign.compare(command.model, _photos(command.data), command.dialect, show.line)
-        show.stages(command.model, runtime, stages)
+        runtime, stages = parity.compare(command.model, _photos(command.data), command.dialect, tables.line)
+        tables.stages(command.model, runtime, stages, parity.TOLERANCE)
         if not all(stage.good for stage in stages):
             raise SystemExit(1)
         return
@@ -208,15 +241,33 @@ def _photos(data: Path | None) -> Any:
 
 
 def _verify(file: Path, model: Any, name: str, data: Path | None = None) -> None:
-    from weights_convert import guess, show, verify
+    from weights_convert import guess, tables, verify
 
     images = guess.sample(data, model.classes, model.spec.image_size)[0] if data else None
     verdict = verify.check(model, file, name, images)
-    show.verdict(verdict)
+    tables.verdict(verdict)
     if not verdict.good:
         raise SystemExit(1)
 
 
+COMMANDS: dict[str, tuple[Any, Callable[[Any], None], tuple[str, ...]]] = {
+    "inspect": (Inspect, inspect_file, ("inspect vgg16_weights.h5",)),
+    "import": (
+        Import,
+        import_file,
+        ("import vgg16.pth weights/mine", "import model.keras models/old --data photos/"),
+    ),
+    "export": (
+        Export,
+        export_file,
+        ("export runs/train model.onnx", "export runs/train model.onnx --int8", "export runs/train card/ --format hub"),
+    ),
+    "verify": (
+        Verify,
+        verify_file,
+        ("verify runs/train model.onnx --data photos/", "verify vgg16_weights.h5"),
+    ),
+}
+
 if __name__ == "__main__":
-    sys.argv[0] = "python -m weights_convert"  # what the usage line calls the program
     main()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from vgg_flax.network.params import Params, unflatten
-from vgg_flax.network.spec import Preprocessing
-from weights_convert.checks import check_shapes
-from weights_convert.layouts import LAYOUTS
-from weights_convert.moves import NORM_PARTS, Move
-from weights_convert.readers.base import Source, Tensor, printable, refuse
+from vgg_flax.network.spec import HeadSpec, Preprocessing
+from weights_convert.mapping import LAYOUTS, NORM_PARTS, Move, check_shapes
 from weights_convert.rules import DEPTHS, DIALECTS, TOP_LAYERS, Dialect, Rule, conv_names
+from weights_convert.tensor import Source, Tensor, printable, refuse
 
 if TYPE_CHECKING:
     from vgg_flax.network.spec import BackboneSpec
@@ -55,6 +54,20 @@ class Plan:
     def has_top(self) -> bool:
         """The three fully connected layers are there, too."""
         return "top/fc1/kernel" in self.moves
+
+    @property
+    def top(self) -> HeadSpec | None:
+        """The three fully connected layers as a head of ours."""
+        if not self.has_top:
+            return None
+        *hidden, classes = (self.moves[f"top/{layer}/bias"].shape[0] for layer in TOP_LAYERS)
+        return HeadSpec(classes, (5,), ("flatten",), tuple(hidden), standardize=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the backbone's input, for pictures as large as the top was made for, or of 224 pixels."""
+        side = math.isqrt(self.moves["top/fc1/kernel"].shape[0] // self.blocks[-1][-1]) if self.has_top else 7
+        return Preprocessing(32 * side, self.mean, self.std)
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -184,10 +197,12 @@ def _in_order(found: dict[str, list[tuple[Tensor, Rule]]], model: str, bgr: bool
         wanted += norms
     moves = {target: _move(found[target], target, bgr, source) for target in wanted}
     channels = moves[f"backbone/{convs[-1]}/bias"].shape[0]
+    places = moves["top/fc1/kernel"].shape[0] // channels if "top/fc1/kernel" in moves else 1
+    apart = ("norm/",) if math.isqrt(places) ** 2 == places else ("norm/", "top/")  # our pictures are square
     return {
         target: dataclasses.replace(move, channels=channels, norm=_norm_of(target, moves))
         for target, move in moves.items()
-        if not target.startswith("norm/")
+        if not target.startswith(apart)
     }
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from weights_convert.pretrained import Say
+from weights_convert.types import Say
 
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 20.0
@@ -28,7 +28,7 @@ MAX_MEMBER_BYTES = 1 << 30
 
 
 class DownloadError(Exception):
-    """A file can't be had this way; the message is the reason, short."""
+    """A file is unavailable this way; the message is the reason, short."""
 
 
 def fetch(url: str, path: Path, md5: str, say: Say) -> Path:
@@ -101,10 +101,10 @@ def _open(request: urllib.request.Request) -> Any:
 @contextlib.contextmanager
 def _bar(title: str, start: int, total: int | None, say: Say) -> Iterator[Callable[[int], None]]:
     from rich import progress
-    from rich.console import Console
 
-    console = Console()
-    if not console.is_terminal:
+    from vgg_flax.console import notes
+
+    if not notes.is_terminal:
         state = [start, time.monotonic()]
 
         def line(count: int) -> None:
@@ -117,7 +117,7 @@ def _bar(title: str, start: int, total: int | None, say: Say) -> Iterator[Callab
         yield line
         return
     columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
-    with progress.Progress(progress.TextColumn(title), progress.BarColumn(), *columns, console=console) as bar:
+    with progress.Progress(progress.TextColumn(title), progress.BarColumn(), *columns, console=notes) as bar:
         task = bar.add_task(title, total=total, completed=start)
         yield lambda count: bar.advance(task, count)
 
@@ -140,7 +140,7 @@ def pip(requirement: str, sha256: str, folder: Path) -> Path:
     try:  # in a terminal pip shows its own progress bar
         run = subprocess.run(
             command,
-            stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,
+            stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )

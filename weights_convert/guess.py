@@ -130,14 +130,19 @@ def _look(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import jax
 
     from vgg_flax.network.extract import Extractor
-    from vgg_flax.network.model import bind_head
+    from vgg_flax.network.model import bind_head, read_stored
+    from vgg_flax.network.spec import CUTS
 
-    extract = Extractor(bundle.spec, bundle.params["backbone"], bundle.preprocessing, "auto")
-    classify = jax.jit(lambda params, rows: bind_head(bundle.spec, params)(rows))
-    params, channels = jax.device_put(bundle.params["head"]), bundle.spec.backbone.blocks[4][-1]
+    spec, what = bundle.spec, CUTS["none"].stored(bundle.spec.head)
+    extract = Extractor(
+        spec.backbone, bundle.params["backbone"], bundle.preprocessing, outputs=(what,), say=lambda line: None
+    )
+    read = jax.jit(lambda stored: read_stored(spec, what, {}, stored))
+    classify = jax.jit(lambda params, rows: bind_head(spec, params)(rows))
+    params, channels = jax.device_put(bundle.params["head"]), spec.backbone.blocks[4][-1]
     logits, energy = [], np.zeros(channels)
     for i in range(0, len(images), BATCH):
-        rows = extract(images[i : i + BATCH])
+        rows = read(extract(images[i : i + BATCH])[what])
         logits.append(np.asarray(classify(params, rows)))
         energy += optimiser.by_channel(np.square(rows, dtype=np.float64), channels) / len(images)
     return np.concatenate(logits), energy

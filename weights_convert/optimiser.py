@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.readers.base import Source, read_float32
+from weights_convert.tensor import Source, read_float32
 
 NEAR = 1.2  # times the best recipe's disagreement, one minus its agreement
 

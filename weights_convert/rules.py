@@ -3,7 +3,7 @@
 A rule is (pattern over `Tensor.key`, target, layout). Named groups of the pattern fill the target's braces. A
 group called `index` is not used as it stands: the n-th smallest index of all matches is the n-th convolution, and
 likewise the n-th `norm_index` is the batch norm behind the n-th convolution; both fill `{conv_layer}`.
-The pattern must match the whole key; `layout` names an entry of `layouts.LAYOUTS`, whose rank must be the
+The pattern must match the whole key; `layout` names an entry of `mapping.LAYOUTS`, whose rank must be the
 tensor's: of several rules that match a key, the first with the right rank is taken.
 """
 

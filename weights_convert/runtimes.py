@@ -17,10 +17,10 @@ import numpy as np
 
 from vgg_flax.errors import UserError
 from weights_convert.convert import Plan
-from weights_convert.head import IDLE
+from weights_convert.fold_head import IDLE
 from weights_convert.keras_config import chain
-from weights_convert.readers.base import KERAS_3, Source, printable
 from weights_convert.rules import TORCH
+from weights_convert.tensor import KERAS_3, Source, printable
 
 Runner = Callable[[Path, Plan, np.ndarray], tuple[str, dict[str, np.ndarray]]]
 PLAIN = {"Conv2D", "MaxPooling2D", "Flatten", "GlobalAveragePooling2D", "Dense", "BatchNormalization", "Activation"}

@@ -13,8 +13,8 @@ import numpy as np
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import flatten
 from weights_convert.readers import open_source
-from weights_convert.readers.base import printable, read_float32
 from weights_convert.rounding import Weights, rounded
+from weights_convert.tensor import printable, read_float32
 
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
@@ -70,7 +70,7 @@ def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = Non
 
     images = noise(bundle.spec.image_size) if images is None else images
     weights = _stored_weights(path) if name == "onnx" else "float32"
-    expected = _in_batches(Predictor(rounded(bundle, weights), engine="xla").probabilities, images)
+    expected = Predictor(rounded(bundle, weights), engine="xla").probabilities(images)
     runtime, run = RUNTIMES[name](path)
     found = _in_batches(run, images)
     if found.shape != expected.shape:
@@ -78,7 +78,7 @@ def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = Non
     agree = float((found.argmax(1) == expected.argmax(1)).mean())
     rounding = ""
     if weights != "float32":
-        exact = _in_batches(Predictor(bundle, engine="xla").probabilities, images)
+        exact = Predictor(bundle, engine="xla").probabilities(images)
         same = (exact.argmax(1) == expected.argmax(1)).mean()
         moved = np.abs(exact - expected).max()
         rounding = f"{weights} kernels move a probability by at most {moved:.1e}; {same:.0%} of the labels stay."
@@ -133,7 +133,7 @@ def _folder(bundle: Bundle, path: Path) -> Verdict:
     from weights_convert.writers import published
 
     found, expected = bundles.load(path / bundles.RECORD), published(bundle)
-    for field in ("spec", "classes", "preprocessing", "temperature", "training"):
+    for field in ("spec", "classes", "preprocessing", "judge", "training"):
         if repr(getattr(found, field)) != repr(getattr(expected, field)):
             raise UserError(f"{path} holds another model: they differ in {field}. Export it again.")
     ours, largest = flatten(expected.params), 0.0

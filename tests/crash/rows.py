@@ -50,9 +50,10 @@ def fill(store: RowStore) -> None:
 
 def main() -> None:
     """Start as every command does, fill, and write down a digest of all rows as they are read back."""
-    sweep(cache_dir())
+    folder = cache_dir().parent
+    sweep(folder)
     sha = hashlib.sha256()
     for store in stores():
         fill(store)
         sha.update(store.rows(keys())[:].tobytes())
-    write_atomic(cache_dir().parent / f"result-{os.environ.get('CRASH_ROLE', 'victim')}", sha.hexdigest())
+    write_atomic(folder / f"result-{os.environ.get('CRASH_ROLE', 'victim')}", sha.hexdigest())

@@ -1,24 +1,31 @@
 """A trained model on disk: `model.safetensors` and `model.json`, all that is needed to use it.
 
 The JSON file holds what the arrays can't say: the architecture, the class names, the preprocessing record, the judge,
-and how the model came to be. Format 1; parameter paths are those of `params`.
+how the model came to be, and the SHA-256 of the arrays' file, checked at every load. Format 1; parameter paths are
+those of `params`. A backbone without a head is kept in the same two files; its `head` is null.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
+import itertools
 import json
+import os
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import safetensors
 
 from vgg_flax.answers.judge import Judge
 from vgg_flax.errors import UserError
-from vgg_flax.files import write_atomic
+from vgg_flax.files import temporary_name, write_atomic
 from vgg_flax.network import params as param_tools
-from vgg_flax.network.model import abstract_params
 from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
 
 FORMAT = 1
@@ -46,47 +53,152 @@ class Bundle:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The convolutions of a bundle. `params` is {layer: {"kernel", "bias"}}; the rest is as in `Bundle`."""
+
+    spec: BackboneSpec
+    params: param_tools.Params
+    preprocessing: Preprocessing
+    training: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array to write: its path, its shape, and the function that makes it, float32."""
+
+    path: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
 def save(bundle: Bundle, folder: Path) -> None:
     """Write the bundle. Each file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in param_tools.flatten(bundle.params).items()}
-    write_atomic(folder / ARRAYS, safetensors.numpy.save(arrays))
-    record = {
+    record = describe(bundle.spec.backbone, bundle.spec.head, bundle.preprocessing, bundle.classes, bundle.training)
+    record |= {"precision": bundle.spec.precision, "judge": dataclasses.asdict(bundle.judge)}
+    write(folder, record, entries(bundle.params))
+
+
+def describe(
+    backbone: BackboneSpec,
+    head: HeadSpec | None,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    training: dict[str, Any],
+) -> dict[str, Any]:
+    """The record of a model, or without a head of a backbone, that nothing was measured of."""
+    return {
         "format": FORMAT,
-        "backbone": dataclasses.asdict(bundle.spec.backbone),
-        "head": dataclasses.asdict(bundle.spec.head),
-        "precision": bundle.spec.precision,
-        "preprocessing": dataclasses.asdict(bundle.preprocessing),
-        "classes": bundle.classes,
-        "judge": dataclasses.asdict(bundle.judge),
-        "training": bundle.training,
+        "backbone": dataclasses.asdict(backbone),
+        "head": head and dataclasses.asdict(head),
+        "precision": "float32",
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "classes": classes,
+        "judge": dataclasses.asdict(Judge()),
+        "training": training,
     }
-    write_atomic(folder / RECORD, json.dumps(record, indent=2).encode())
+
+
+def write(folder: Path, record: dict[str, Any], arrays: list[Entry]) -> None:
+    """Write the two files of a bundle; of the arrays, one at a time is in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sha256 = write_arrays(folder / ARRAYS, arrays)
+    write_atomic(folder / RECORD, json.dumps({**record, "sha256": sha256}, indent=2))
+
+
+def entries(params: param_tools.Params) -> list[Entry]:
+    """Arrays that are in memory, to be written."""
+    flat = param_tools.flatten(params)
+    return [Entry(path, leaf.shape, functools.partial(np.asarray, leaf)) for path, leaf in flat.items()]
+
+
+def write_arrays(path: Path, arrays: list[Entry], metadata: dict[str, str] | None = None) -> str:
+    """Write a safetensors file, which appears whole or not at all. Returns its SHA-256, hexadecimal."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for entry in arrays:
+        start, end = end, end + 4 * int(np.prod(entry.shape))
+        header[entry.path] = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    sha, temporary = hashlib.sha256(), temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            for piece in itertools.chain((struct.pack("<Q", len(text)), text), map(_bytes, arrays)):
+                sha.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return sha.hexdigest()
+
+
+def _bytes(entry: Entry) -> memoryview:
+    array = np.ascontiguousarray(entry.read(), "<f4")
+    if array.shape != entry.shape:
+        raise ValueError(f"{entry.path} has shape {array.shape}, expected {entry.shape}.")
+    return array.reshape(-1).data
 
 
 def load(path: str | Path) -> Bundle:
     """Read a bundle folder, or the bundle of a run folder.
 
     Raises:
-      UserError: there is none, or it is damaged or from a newer version.
+      UserError: there is none, or it has no head, is damaged, was changed, or is from a newer version.
     """
+    from vgg_flax.network.model import abstract_params  # loads JAX, which writing does without
+
+    with _read(path) as (folder, record):
+        if record["head"] is None:
+            raise UserError(f"{folder} holds a backbone without a head. Train one on it: vgg-flax train --weights.")
+        backbone, preprocessing = _backbone_spec(record), Preprocessing(**record["preprocessing"])
+        head = HeadSpec(**record["head"] | {key: tuple(record["head"][key]) for key in ("blocks", "pools", "hidden")})
+        spec = ModelSpec(backbone, head, preprocessing.image_size, record["precision"])
+        params = param_tools.merge_strict(abstract_params(spec), _arrays(folder))
+        classes, judge, training = tuple(record["classes"]), Judge(**record["judge"]), record["training"]
+    if len(classes) != head.classes:
+        raise UserError(f"{folder / RECORD} names {len(classes)} classes, expected {head.classes}.")
+    return Bundle(spec, params, classes, preprocessing, judge, training)
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """Read the convolutions of a bundle with or without a head. Raises UserError as `load` does."""
+    from vgg_flax.network.model import abstract_params
+
+    with _read(path) as (folder, record):
+        spec, preprocessing = _backbone_spec(record), Preprocessing(**record["preprocessing"])
+        expected = abstract_params(ModelSpec(spec, HeadSpec(2), preprocessing.image_size))["backbone"]
+        params = param_tools.merge_strict(expected, _arrays(folder, "backbone/")["backbone"])
+        return Backbone(spec, params, preprocessing, record["training"])
+
+
+@contextlib.contextmanager
+def _read(path: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, its record); whatever is wrong with them in the `with` block is one line."""
     folder = find(Path(path))
     try:
         record = json.loads((folder / RECORD).read_bytes())
         if record["format"] != FORMAT:
             raise UserError(f"{folder / RECORD} has format {record['format']}, expected {FORMAT}: update vgg_flax.")
-        backbone = BackboneSpec(record["backbone"]["name"], tuple(map(tuple, record["backbone"]["blocks"])))
-        head = HeadSpec(**record["head"] | {key: tuple(record["head"][key]) for key in ("blocks", "pools", "hidden")})
-        preprocessing = Preprocessing(**record["preprocessing"])
-        spec = ModelSpec(backbone, head, preprocessing.image_size, record["precision"])
-        flat = safetensors.numpy.load_file(folder / ARRAYS)
-        params = param_tools.merge_strict(abstract_params(spec), param_tools.unflatten(flat))
-        classes, judge = tuple(record["classes"]), Judge(**record["judge"])
+        with (folder / ARRAYS).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
+                raise UserError(f"{folder / ARRAYS} was changed or damaged (SHA-256). Copy or make it again.")
+        yield folder, record
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} holds no usable model: {type(error).__name__}: {error}.") from None
-    if len(classes) != head.classes:
-        raise UserError(f"{folder / RECORD} names {len(classes)} classes, expected {head.classes}.")
-    return Bundle(spec, params, classes, preprocessing, judge, record["training"])
+
+
+def _backbone_spec(record: dict[str, Any]) -> BackboneSpec:
+    return BackboneSpec(record["backbone"]["name"], tuple(map(tuple, record["backbone"]["blocks"])))
+
+
+def _arrays(folder: Path, prefix: str = "") -> param_tools.Params:
+    """The arrays whose paths begin with `prefix`; the others are not read."""
+    with safetensors.safe_open(folder / ARRAYS, "np") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return param_tools.unflatten({name: file.get_tensor(name) for name in names})
 
 
 def find(path: Path) -> Path:

@@ -77,7 +77,7 @@ class Predictions:
 def load(path: Path) -> Predictions:
     """Read predictions.npz. Raises UserError when there is none, or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return Predictions(*(arrays[name] for name in ARRAYS))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no predictions ({error}), expected what a finished run leaves there.") from None

@@ -34,6 +34,7 @@ def usable_dir(name: str) -> Path:
     """The cache's folder `name`, made closed to other users (mode 0700) if it is new.
 
     If it can't be made or written there is one warning, and a private folder that is removed when this process ends.
+    So look for what may be there in `cache_dir() / name` first: a read-only cache can still be read.
     """
     folder = cache_dir() / name
     try:

@@ -89,14 +89,13 @@ def _in_words(about: Mapping[str, Any]) -> str:
 
 
 def _size_and_use(path: Path) -> tuple[int, float]:
-    """Bytes on the disk, and when any file was last read or written. What vanishes meanwhile doesn't count."""
+    """Bytes on the disk, and when anything was last read or written. What vanishes meanwhile doesn't count."""
     size, used = 0, 0.0
     for each in (path, *path.rglob("*")):
         with contextlib.suppress(OSError):
             status = each.lstat()
             size += getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
-            if not each.is_dir():
-                used = max(used, status.st_mtime, status.st_atime)
+            used = max(used, status.st_mtime, 0 if each.is_dir() else status.st_atime)  # listing reads a folder
     return size, used
 
 

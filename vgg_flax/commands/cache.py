@@ -24,7 +24,7 @@ def main(settings: CacheSettings) -> None:
         total = sum(entry.bytes for entry in entries())
         _line(console, f"{len(dropped)} dropped; {_size(total)} in {cache_dir()}")
         if total > limit:
-            _line(console, f"More than {settings.prune}: the rest is in use, or not made of pictures and features.")
+            _line(console, f"More than {settings.prune}: what is left is in use, or no pictures and features.")
         return
     found = sorted(entries(), key=lambda entry: entry.used, reverse=True)
     if found:

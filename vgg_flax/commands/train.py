@@ -128,4 +128,4 @@ def load_weights(settings: TrainSettings, backbone: BackboneSpec) -> Weights:
                 raise
             console.warn(f"{error} Going on with RANDOM weights: the accuracy will say little about the real thing.")
     drawn = jax.tree.map(np.asarray, init_backbone(backbone, jax.random.key(settings.split.seed)))
-    return weights_convert.Weights(drawn, None, Preprocessing(224), "random", random=True)
+    return weights_convert.Weights(drawn, Preprocessing(224), "random", random=True)

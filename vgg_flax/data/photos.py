@@ -183,9 +183,7 @@ def decode_all(
     return _photos(dataset, seen, store, reasons, decoded)
 
 
-def _photos(
-    dataset: Dataset, seen: Sequence[Seen], store: RowStore, reasons: dict[int, str], decoded: int
-) -> Photos:
+def _photos(dataset: Dataset, seen: Sequence[Seen], store: RowStore, reasons: dict[int, str], decoded: int) -> Photos:
     kept = [index for index in range(len(seen)) if index not in reasons]
     if not kept:
         raise UserError(

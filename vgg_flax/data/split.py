@@ -72,9 +72,9 @@ def _split_at(u: float, shares: dict[str, float]) -> str:
 def _give_lowest(mine: list[str], found: dict[str, str], shares: dict[str, float]) -> None:
     """Give a class, its groups in the order of u, at least one group in each split as far as they go: train first."""
     start = 0
-    for split in shares:
-        size = max(1, sum(found[group] == split for group in mine))
-        size = min(size, len(mine) - start - 1)  # one is left for training
+    for after, split in zip(range(len(shares), 0, -1), shares, strict=True):  # how many splits come after this one
+        left = len(mine) - start
+        size = min(max(1, sum(found[group] == split for group in mine)), max(1, left - after), left - 1)
         for group in mine[start : start + size]:
             found[group] = split
         start += size

@@ -93,7 +93,7 @@ class Feed:
         plan = plan_epoch(count, batch, len(self.views), seed, number)
         if settings.stores:
             return self._stored(plan)
-        return self._fresh(plan, view=number if settings.features.views > 1 else 0)
+        return self._fresh(plan, view=number)
 
     def clean(self, rows: np.ndarray) -> Iterator[tuple[Any, int]]:
         """Clean pictures in chunks of one length, the last one padded: (inputs `[size, ...]`, how many of it count)."""

@@ -91,46 +91,36 @@ def fit_regression(
     iterations = settings.optimizer.epochs or HEADS["regression"].epochs
     folds, apart = leave_out(feed)
     views = len(feed.views)
-    data = regression.Data(
-        np.concatenate([feed.pooled(fitted, view) for view in feed.views]),
-        np.tile(photos.labels[fitted], views),
-        np.tile(folds, views),
-        np.arange(len(fitted) * views) < len(fitted),
-        apart,
-    )
-    names = [settings.network.blocks] if settings.network.blocks != "auto" else list(BLOCKS)
-    sets = {name: pooled_columns(spec.backbone, BLOCKS[name], spec.head.pools) for name in names}
-    with console.bar("cross-validation", 0, summary=False) as advance:
-        candidates = regression.choose(
-            data, sets, spec.head.classes, strength=settings.optimizer.weight_decay, iterations=iterations,
-            check=check, advance=advance,
-        )  # fmt: skip
-    best = candidates[0]
-    run.write_table("search.csv", regression.COLUMNS, [candidate.row() for candidate in candidates])
-    start = time.monotonic()
-    found = regression.fit(
-        dataclasses.replace(data, features=data.features[:, sets[best.name]]), spec.head.classes, best.strength,
-        iterations=iterations, check=check,
-    )  # fmt: skip
-    head = dataclasses.replace(spec.head, blocks=BLOCKS[best.name])
-    spec = dataclasses.replace(spec, head=head)
-    layer = {"kernel": found.kernel, "bias": found.bias}
-    params = {
-        "backbone": backbone,
-        "head": {"standardize": {"mean": found.mean, "std": found.std}, "predictions": layer},
+    pooled = np.concatenate([feed.pooled(fitted, view) for view in feed.views])
+    data = {
+        "labels": np.tile(photos.labels[fitted], views),
+        "folds": np.tile(folds, views),
+        "classes": spec.head.classes,
+        "scored": np.arange(len(pooled)) < len(fitted),  # the clean pictures
+        "apart": apart,
+        "iterations": iterations,
+        "check": check,
     }
+    names = [settings.network.blocks] if settings.network.blocks != "auto" else ["5", "4-5", "3-5"]
+    sets = {name: pooled_columns(spec.backbone, BLOCKS[name], spec.head.pools) for name in names}
+    with console.counter("cross-validation: iterations") as advance:
+        strength = settings.optimizer.weight_decay
+        candidates = regression.choose(pooled, column_sets=sets, strength=strength, advance=advance, **data)
+    best, start = candidates[0], time.monotonic()
+    run.write_table("search.csv", regression.COLUMNS, [dataclasses.astuple(one) for one in candidates])
+    found = regression.fit(pooled[:, sets[best.columns]], strength=best.strength, **data)
     seconds = (time.monotonic() - start) / max(1, len(found.history))
-    log = [_regression_row(i, row, len(fitted) * views, seconds) for i, row in enumerate(found.history, 1)]
+    log = [_regression_row(i, row, len(pooled), seconds) for i, row in enumerate(found.history, 1)]
     run.write_log(log)
+    console.show_choice(candidates, log[-1], len(log))
     out_of_fold = np.zeros((len(photos), spec.head.classes), np.float32)
     out_of_fold[fitted] = found.out_of_fold[: len(fitted)]
     all_folds = np.full(len(photos), -1, np.int64)
     all_folds[fitted] = folds
-    console.show_choice(candidates, log[-1], len(log))
-    return Fitted(
-        Task(spec, cut, Recipe(iterations, 1.0, best.strength)), params, log, len(log), all_folds, out_of_fold,
-        {"blocks": best.name, "strength": best.strength, "converged": found.converged},
-    )  # fmt: skip
+    spec = dataclasses.replace(spec, head=dataclasses.replace(spec.head, blocks=BLOCKS[best.columns]))
+    task = Task(spec, cut, Recipe(len(log), 1.0, best.strength))
+    chosen = {"blocks": best.columns, "strength": best.strength, "converged": found.converged}
+    return Fitted(task, found.params(backbone), log, len(log), all_folds, out_of_fold, chosen)
 
 
 def leave_out(feed: Feed) -> tuple[np.ndarray, int | None]:

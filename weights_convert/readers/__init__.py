@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from weights_convert.readers.base import Source, refuse, regular_file
+from weights_convert.tensor import Source, refuse, regular_file
 
 KNOWN = "Keras .h5 or .keras, ONNX, safetensors, PyTorch .pth, NumPy .npz or .npy, tensorflow.js"
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from weights_convert.readers import hdf5_dataset, hdf5_text
-from weights_convert.readers.base import (
+from weights_convert.tensor import (
     KERAS_3,
     MAX_JSON_BYTES,
     MAX_TENSORS,

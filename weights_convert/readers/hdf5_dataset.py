@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from weights_convert.readers.base import checked_shape, printable, refuse
+from weights_convert.tensor import checked_shape, printable, refuse
 
 GZIP, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 MAX_CHUNKS = 100_000

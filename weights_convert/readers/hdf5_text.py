@@ -13,7 +13,7 @@ from typing import Any
 
 import h5py
 
-from weights_convert.readers.base import refuse
+from weights_convert.tensor import refuse
 
 START = b"GCOL\x01"
 h5a, h5t = h5py.h5a, h5py.h5t  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,9 +12,9 @@ from typing import Any
 
 import h5py
 
-from weights_convert.readers.base import MAX_FILE_BYTES, MAX_JSON_BYTES, Source, printable, refuse
+from weights_convert.readers.archive import Archive
 from weights_convert.readers.hdf5 import describe
-from weights_convert.readers.zipped import Archive
+from weights_convert.tensor import MAX_FILE_BYTES, MAX_JSON_BYTES, Source, printable, refuse
 
 
 @contextlib.contextmanager

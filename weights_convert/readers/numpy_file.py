@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from weights_convert.readers.base import MAX_TENSOR_BYTES, Source, Tensor, checked_shape, printable, refuse, unique
+from weights_convert.readers.archive import Archive
 from weights_convert.readers.pickled import Machine
 from weights_convert.readers.pickled_values import NumpyArray, array_dtype, read_array
-from weights_convert.readers.zipped import Archive
+from weights_convert.tensor import MAX_TENSOR_BYTES, Source, Tensor, checked_shape, printable, refuse, unique
 
 MAX_HEADER = 10_000
 

@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from weights_convert.readers import onnx_tensor
-from weights_convert.readers.base import MAX_TENSORS, Source, printable, refuse, unique
 from weights_convert.readers.onnx_head import Part, Use, backbone_layers, input_layer
 from weights_convert.rules import DEPTHS
+from weights_convert.tensor import MAX_TENSORS, Source, printable, refuse, unique
 
 MAX_CHAIN = 1000  # operators
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from weights_convert.layouts import LAYOUTS
-from weights_convert.readers.base import printable
+from weights_convert.mapping import LAYOUTS
+from weights_convert.tensor import printable
 
 POOLS = {"GlobalAveragePool": "GlobalAveragePooling2D", "ReduceMean": "GlobalAveragePooling2D"}
 POOLS |= {"GlobalMaxPool": "GlobalMaxPooling2D", "ReduceMax": "GlobalMaxPooling2D"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from weights_convert.readers.base import Tensor, checked_shape, decode, printable, refuse
 from weights_convert.readers.onnx_head import Use
+from weights_convert.tensor import Tensor, checked_shape, decode, printable, refuse
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weights_convert.readers.base import checked_shape, printable, refuse
 from weights_convert.readers.pickled_values import Name, NumpyArray, NumpyType, Storage, TorchTensor, text
+from weights_convert.tensor import checked_shape, printable, refuse
 
 MAX_OPERATIONS = 1_000_000
 FLOATS = {

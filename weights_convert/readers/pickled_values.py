@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.readers.base import printable, refuse
+from weights_convert.tensor import printable, refuse
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from weights_convert.readers.base import Source, Tensor, checked_shape, decode, printable, refuse, unique
 from weights_convert.readers.state_dict import keys
+from weights_convert.tensor import Source, Tensor, checked_shape, decode, printable, refuse, unique
 
 MAX_HEADER = 1 << 20
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}

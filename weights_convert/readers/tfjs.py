@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.readers.base import (
+from weights_convert.tensor import (
     MAX_JSON_BYTES,
     Source,
     Tensor,

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.readers.base import Source, Tensor, decode, printable, refuse, unique
+from weights_convert.readers.archive import Archive
 from weights_convert.readers.pickled import RESAVE, Machine
 from weights_convert.readers.pickled_values import Storage, TorchTensor, text
 from weights_convert.readers.state_dict import keys
-from weights_convert.readers.zipped import Archive
+from weights_convert.tensor import Source, Tensor, decode, printable, refuse, unique
 
 MAGIC = 0x1950A86A20F9469CFC6C
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "LongStorage": 8, "IntStorage": 4}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vgg_flax.errors import UserError
+from vgg_flax.files import temporary_name
 
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
@@ -96,7 +97,7 @@ def _without_folders(value: Any, is_path: bool = False) -> Any:
 def _whole(path: Path) -> Iterator[Path]:
     """A path beside `path`, with its suffix, that takes its place if all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from vgg_flax.answers.bundle import Bundle
+from vgg_flax.answers.bundle import Bundle, entries, write_arrays
 from vgg_flax.errors import UserError
-from vgg_flax.network.params import Params, flatten
+from vgg_flax.network.params import Params
 from weights_convert.rules import CAFFE, DIALECTS, TOP_LAYERS, conv_names
-from weights_convert.store import Entry, write_safetensors
 
 
 def write(bundle: Bundle, path: Path, name: str) -> None:
@@ -27,35 +25,36 @@ def _ours(bundle: Bundle, path: Path) -> None:
         "format": "vgg_flax",
         "classes": json.dumps(bundle.classes),
         "head": json.dumps(dataclasses.asdict(bundle.spec.head)),
-        "temperature": json.dumps(bundle.temperature),
+        "temperature": json.dumps(bundle.judge.temperature),
         **{key: json.dumps(value) for key, value in dataclasses.asdict(bundle.preprocessing).items()},
     }
-    flat = flatten(bundle.params)
-    write_safetensors(path, [Entry(key, array.shape, _read(array)) for key, array in flat.items()], metadata)
+    write_arrays(path, entries(bundle.params), metadata)
 
 
 def _torchvision(bundle: Bundle, path: Path) -> None:
     """The backbone; its statistics go into the metadata, as torchvision's own may differ."""
-    entries, index = [], 0
+    arrays: dict[str, np.ndarray] = {}
+    index = 0
     for i, block in enumerate(bundle.spec.backbone.blocks, 1):
         for j in range(1, len(block) + 1):
             params = bundle.params["backbone"][f"block{i}_conv{j}"]
-            kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
-            entries.append(Entry(f"features.{index}.weight", kernel.shape, _read(kernel)))
-            entries.append(Entry(f"features.{index}.bias", params["bias"].shape, _read(params["bias"])))
+            arrays[f"features.{index}.weight"] = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
+            arrays[f"features.{index}.bias"] = params["bias"]
             index += 2  # a ReLU has an index of its own
         index += 1  # and a pool, too
     statistics = {key: json.dumps(getattr(bundle.preprocessing, key)) for key in ("mean", "std")}
-    write_safetensors(path, entries, statistics)
+    write_arrays(path, entries(arrays), statistics)
 
 
 def keras_top(bundle: Bundle) -> Params:
     """The three layers on top, {} unless the head is flatten, fc1, fc2 and predictions. Keras's softmax has no
     temperature, so predictions is divided by ours."""
     head, params = bundle.spec.head, bundle.params["head"]
-    if head.features != "flatten" or len(head.hidden) != 2 or head.standardize:
+    if not head.flat or len(head.hidden) != 2 or head.standardize:
         return {}
-    last = {part: np.asarray(array) / np.float32(bundle.temperature) for part, array in params["predictions"].items()}
+    last = {
+        part: np.asarray(array) / np.float32(bundle.judge.temperature) for part, array in params["predictions"].items()
+    }
     return {**params, "predictions": last}
 
 
@@ -80,7 +79,3 @@ def _keras(bundle: Bundle, path: Path) -> None:
             group.attrs["weight_names"] = np.array([f"{layer}/kernel:0", f"{layer}/bias:0"], "S")
             group[f"{layer}/kernel:0"] = kernel[:, :, ::-1] if layer in flipped else kernel
             group[f"{layer}/bias:0"] = bias
-
-
-def _read(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array

@@ -15,6 +15,7 @@ import yaml
 from vgg_flax import __version__
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.network.params import flatten
+from vgg_flax.network.spec import HeadSpec
 from weights_convert.writers import measured
 from weights_convert.writers.markdown import plain, printable, quoted, table
 
@@ -29,14 +30,14 @@ Install vgg_flax {version} or newer with `pip install -e .` in its source folder
 `{folder}`. Labels on the picture of a camera, and labels of a folder of photos in a file:
 
 ```sh
-python webcam.py --model {folder}
-python webcam.py --model {folder} --source photos/ --headless --json labels.jsonl
+vgg-flax webcam --model {folder}
+vgg-flax webcam --model {folder} --source photos/ --headless --json labels.jsonl
 ```
 
 In Python:
 
 ```python
-from vgg_flax.predict import Predictor
+from vgg_flax import Predictor
 
 predictor = Predictor.load("{folder}")
 prediction = predictor.predict_file("photo.jpg")
@@ -50,7 +51,7 @@ def compose(bundle: Bundle, name: str) -> str:
     """The card of a model called `name`. What its training record holds is published as it is.
 
     Raises:
-      KeyError, TypeError and their like: the record is not one that `train.py` or `import` writes.
+      KeyError, TypeError and their like: the record is not one that `vgg-flax train` or `import` writes.
     """
     folder = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "model"
     parts = [f"---\n{_metadata(bundle, name)}---\n", f"# {plain(name)}\n", _summary(bundle)]
@@ -84,12 +85,9 @@ def _summary(bundle: Bundle) -> str:
     if test:
         found = f"Accuracy: **{test['accuracy']:.2%}** of {test['count']} test pictures"
         found += f" (95 % interval {measured.interval(test)})."
-    blocks = spec.head.features.replace("block", "block ")
-    pooled = f"average-pooled output of {'blocks 3, 4 and 5' if blocks == 'all' else blocks}"
-    reads = "output of block 5, flattened" if blocks == "flatten" else pooled
     rows = [
         ("backbone", f"{spec.backbone.name.upper()} (Simonyan and Zisserman, arXiv:1409.1556)"),
-        ("head", f"{reads}; {''.join(f'{width} ReLU units; ' for width in spec.head.hidden)}softmax"),
+        ("head", f"{_reads(spec.head)}; {''.join(f'{width} ReLU units; ' for width in spec.head.hidden)}softmax"),
         ("input", f"an RGB picture, resized to {spec.image_size} x {spec.image_size} pixels"),
         ("output", f"{'calibrated ' if test else ''}probabilities of {count} classes"),
         ("parameters", f"{sum(array.size for array in flatten(bundle.params).values()):,}, float32"),
@@ -99,6 +97,14 @@ def _summary(bundle: Bundle) -> str:
         f"{table(('', ''), rows)}\n"
         "License: none is given. Whoever publishes this model adds `license:` to the metadata of this file.\n"
     )
+
+
+def _reads(head: HeadSpec) -> str:
+    """What a head reads, in words."""
+    *first, last = map(str, head.blocks)
+    blocks = f"blocks {', '.join(first)} and {last}" if first else f"block {last}"
+    pooled = " and ".join({"average": "averages", "maximum": "maxima"}.get(pool, pool) for pool in head.pools)
+    return f"output of {blocks}, flattened" if head.flat else f"{pooled} over each channel of {blocks}"
 
 
 def _preprocessing(bundle: Bundle) -> str:
@@ -160,9 +166,10 @@ def _origin(record: dict[str, Any]) -> str:
         backbone = measured.BACKBONE[record["settings"]["unfreeze"]]
         text = f"Backbone: {plain(record['weights'])}; {backbone}. Head: trained on the data above."
     elif "source" in record:
-        text = f"All of it was imported from {plain(record['source'])}. Pictures are prepared as "
-        text += f"{plain(record['recipe'])}, {plain(record['recipe_chosen'])}."
+        text = f"All of it was imported from {plain(record['source'])}."
+        if "recipe" in record:
+            text += f" Pictures are prepared as {plain(record['recipe'])}, {plain(record['recipe_chosen'])}."
     else:
         text = "The model does not say."
-    made = f"Written by vgg_flax {__version__}, `python -m weights_convert export --format hub`."
+    made = f"Written by vgg_flax {__version__}, `vgg-flax convert export --format hub`."
     return f"## Where the weights came from\n\n{text}\n\n{made}\n"

@@ -23,6 +23,6 @@ def write(bundle: bundles.Bundle, folder: Path, _: str) -> None:
         text = card.compose(bundle, folder.name)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise UserError(f"the model's training record is not as train.py or import writes it ({what}).") from None
+        raise UserError(f"the training record is not as `vgg-flax train` or `import` writes it ({what}).") from None
     bundles.save(bundle, folder)
     write_atomic(folder / CARD, text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.errors import UserError
-from vgg_flax.network.spec import POOLED_BLOCKS, dense_layers
+from vgg_flax.network.spec import dense_layers
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
 
@@ -50,24 +50,21 @@ def build(bundle: Bundle) -> Any:
     model = keras.Model(images, x, name=bundle.spec.backbone.name)
     used = {layer.name for layer in model.layers} - {"standardize"}
     for name, arrays in {**bundle.params["backbone"], **bundle.params["head"]}.items():
-        if name in used:  # a head on block4 leaves block5 out of the graph
+        if name in used:  # a head on block 4 leaves block5 out of the graph
             # A softmax of logits / temperature is one of a last layer divided by it.
-            by = np.float32(bundle.temperature if name == "predictions" else 1)
+            by = np.float32(bundle.judge.temperature if name == "predictions" else 1)
             model.get_layer(name).set_weights([np.asarray(arrays[part]) / by for part in ("kernel", "bias")])
     return model
 
 
 def _features(layers: Any, bundle: Bundle, blocks: list[Any]) -> Any:
     spec = bundle.spec.head
-    if spec.features == "flatten":
+    if spec.flat:
         x = layers.Flatten(name="features")(blocks[-1])
-    elif spec.features == "block5_max":
-        x = layers.GlobalMaxPooling2D(name="features")(blocks[-1])
     else:
-        means = [
-            layers.GlobalAveragePooling2D(name=f"block{i}_mean")(blocks[i - 1]) for i in POOLED_BLOCKS[spec.features]
-        ]
-        x = means[0] if len(means) == 1 else layers.Concatenate(name="features")(means)
+        kinds = {"average": layers.GlobalAveragePooling2D, "maximum": layers.GlobalMaxPooling2D}
+        read = [kinds[pool](name=f"block{i}_{pool}")(blocks[i - 1]) for i in spec.blocks for pool in spec.pools]
+        x = read[0] if len(read) == 1 else layers.Concatenate(name="features")(read)
     if spec.standardize:
         mean, std = (np.asarray(bundle.params["head"]["standardize"][key], np.float64) for key in ("mean", "std"))
         x = layers.Normalization(mean=mean, variance=np.square(std), name="standardize")(x)

@@ -1,4 +1,4 @@
-"""The part of a model card that a run of `train.py` fills: data, settings, results."""
+"""The part of a model card that a run of `vgg-flax train` fills: data, settings, results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from scipy.stats import binomtest
 
 from vgg_flax.answers.bundle import Bundle
+from vgg_flax.network.heads import HEADS
+from vgg_flax.settings import TrainSettings, from_flat
 from weights_convert.writers.markdown import plain, quoted, table
 
 MANY = 20  # classes: the confusion matrix of more is not shown
@@ -15,7 +17,7 @@ BACKBONE = {"none": "frozen", "block5": "block 5 trained with the head", "all": 
 
 
 def sections(bundle: Bundle) -> list[str]:
-    """Markdown sections. Raises KeyError, TypeError and their like for a record that `train.py` does not write."""
+    """Markdown sections. Raises KeyError, TypeError and their like for a record that it does not write."""
     return [_data(bundle.training), _settings(bundle.training), _results(bundle)]
 
 
@@ -30,30 +32,38 @@ def _data(record: dict[str, Any]) -> str:
     names = record["test"]["per_class"]
     rows = [(name, *(split["per_class"][name]["support"] for split in splits.values())) for name in names]
     rows.append(("all", *(split["count"] for split in splits.values())))
+    what = "validation chose among its states."
+    if record["chosen"]:
+        what = "validation asked models that were fitted without the picture."
     return (
         f"## Training data\n\nThe data is called {quoted(record['data'])}. In pictures:\n\n"
         f"{table(('class', *splits), rows, numbers=3)}\n"
-        "Only the first column trained the model; validation chose among its states.\n"
+        f"The first column trained the model; {what}\n"
     )
 
 
 def _settings(record: dict[str, Any]) -> str:
-    settings, views = record["settings"], record["settings"]["augment"]
-    if settings["head"] == "logreg":
-        optimiser = f"L-BFGS, L2 regularisation {settings['weight_decay']:g}"
+    asked, chosen = from_flat(TrainSettings, record["settings"]), record["chosen"]
+    kind, optimizer, views = HEADS[asked.head], asked.optimizer, asked.augmentation
+    if chosen:
+        optimiser = f"L-BFGS to convergence, L2 regularisation {chosen['strength']:g}"
+        epochs = f"{record['best_epoch']} iterations; cross-validation chose the blocks and the regularisation"
     else:
-        optimiser = f"AdamW, learning rate {settings['lr']:g} at its peak, weight decay {settings['weight_decay']:g}"
-        optimiser += f", batches of {settings['batch_size']}"
-    shares = [f"{name} {views[name]:.0%}" for name in ("shift", "zoom", "brightness", "contrast")]
-    changes = ", ".join([f"rotation {views['rotation']:g} degrees", *shares, *["mirror image"] * bool(views["flip"])])
-    more = "a new one in every epoch" if settings["cache"] == "none" else f"{settings['views'] - 1} of each picture"
+        decay = kind.weight_decay if optimizer.weight_decay is None else optimizer.weight_decay
+        optimiser = f"AdamW, learning rate {optimizer.lr or kind.lr:g} at its peak, weight decay {decay:g}"
+        optimiser += f", batches of {optimizer.batch_size}"
+        epochs = f"{optimizer.epochs or kind.epochs}; kept: {record['best_epoch']}, the best on validation"
+    shares = [f"{name} {getattr(views, name):.0%}" for name in ("shift", "zoom", "brightness", "contrast")]
+    changes = ", ".join([f"rotation {views.rotation:g} degrees", *shares, *["mirror image"] * bool(views.flip)])
+    count = asked.features.views
+    more = f"{count - 1} of each picture" if asked.stores else "a new one in every epoch"
     rows = [
-        ("head", settings["head"]),
-        ("backbone", BACKBONE[settings["unfreeze"]]),
+        ("head", asked.head),
+        ("backbone", BACKBONE[asked.network.unfreeze]),
         ("optimiser", optimiser),
-        ("epochs", f"{settings['epochs']}; kept: {record['best_epoch']}, the best on validation"),
-        ("random views", f"{more}, up to: {changes}" if settings["views"] > 1 else "none"),
-        ("seed", settings["seed"]),
+        ("epochs", epochs),
+        ("random views", f"{more}, up to: {changes}" if count > 1 else "none"),
+        ("seed", asked.split.seed),
     ]
     return f"## Training\n\n{table(('setting', 'value'), rows)}\nAll settings: `model.json`, under `training`.\n"
 
@@ -76,8 +86,8 @@ def _results(bundle: Bundle) -> str:
         "## Results\n\nThe test pictures were looked at once, at the end. Validation chose the epoch and whatever "
         f"settings were left open, so its figures flatter.\n\n{table(('', 'test', 'validation'), rows, numbers=2)}\n"
         "Intervals: Wilson, J. Am. Stat. Assoc. 22 (1927) 209, for pictures that are independent of each other. "
-        f"Calibration: logits are divided by the temperature {bundle.temperature:.3f}, fitted on validation, where 1 "
-        f"changes nothing (Guo et al., arXiv:1706.04599).\n\n{_classes(bundle, test)}"
+        f"Calibration: logits are divided by the temperature {bundle.judge.temperature:.3f}, fitted on validation, "
+        f"where 1 changes nothing (Guo et al., arXiv:1706.04599).\n\n{_classes(bundle, test)}"
     )
 
 

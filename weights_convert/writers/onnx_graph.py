@@ -8,6 +8,7 @@ documents, opset 17.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vgg_flax import __version__
 from vgg_flax.answers.bundle import Bundle
-from vgg_flax.network.spec import POOLED_BLOCKS, dense_layers
+from vgg_flax.network.spec import dense_layers
 from weights_convert.rounding import Weights, to_int8
 
 OPSET, IR_VERSION = 17, 8
@@ -112,17 +113,16 @@ def _backbone(graph: _Graph, bundle: Bundle) -> list[str]:
 
 def _head(graph: _Graph, bundle: Bundle, blocks: list[str]) -> None:
     spec, params = bundle.spec.head, bundle.params["head"]
-    if spec.features == "flatten":
+    if spec.flat:
         graph.add("Transpose", name="nhwc", perm=[0, 2, 3, 1])
         graph.add("Flatten", name="features")
     else:
-        pooled = []
-        kind = "GlobalMaxPool" if spec.features == "block5_max" else "GlobalAveragePool"
-        for i in POOLED_BLOCKS[spec.features]:
-            graph.add(kind, name=f"block{i}_pooled", value=blocks[i - 1])
-            pooled.append(graph.add("Flatten", name=f"block{i}_features"))
-        if len(pooled) > 1:
-            graph.nodes.append(helper.make_node("Concat", pooled, ["features"], name="features", axis=1))
+        kinds, read = {"average": "GlobalAveragePool", "maximum": "GlobalMaxPool"}, []
+        for i, pool in itertools.product(spec.blocks, spec.pools):
+            graph.add(kinds[pool], name=f"block{i}_{pool}", value=blocks[i - 1])
+            read.append(graph.add("Flatten", name=f"block{i}_{pool}_flat"))
+        if len(read) > 1:
+            graph.nodes.append(helper.make_node("Concat", read, ["features"], name="features", axis=1))
             graph.value = "features"
     if spec.standardize:
         constants = {key: np.asarray(params["standardize"][key], np.float32) for key in ("mean", "std")}
@@ -136,5 +136,5 @@ def _head(graph: _Graph, bundle: Bundle, blocks: list[str]) -> None:
         )
         if not last:
             graph.add("Relu", name=layer)
-    graph.add("Div", ("temperature", np.asarray(bundle.temperature, np.float32)), name="calibrated_logits")
+    graph.add("Div", ("temperature", np.asarray(bundle.judge.temperature, np.float32)), name="calibrated_logits")
     graph.add("Softmax", name="probabilities", axis=1)

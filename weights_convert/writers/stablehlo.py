@@ -24,7 +24,7 @@ def write(bundle: Bundle, path: Path, _: str) -> None:
     def probabilities(images: jax.Array) -> jax.Array:
         model = bind(bundle.spec, bundle.params)
         logits = model.classify(model.features(normalize(images, bundle.preprocessing)))
-        return jax.nn.softmax(logits / jnp.float32(bundle.temperature))
+        return jax.nn.softmax(logits / jnp.float32(bundle.judge.temperature))
 
     size = bundle.spec.image_size
     (batch,) = jax.export.symbolic_shape("batch")

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from vgg_flax.network.params import Params
+from vgg_flax.network.spec import HeadSpec, Pool
 from weights_convert.keras_config import Layer, chain
-from weights_convert.readers.base import Source, Tensor, printable, read_float32, refuse
 from weights_convert.recipes import Exact
 from weights_convert.rules import DEPTHS
+from weights_convert.tensor import Source, Tensor, printable, read_float32, refuse
 
 IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"}
 IDLE |= {"ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"}
 IDLE |= {"RandomContrast", "RandomBrightness"}
 CONSTANT = {"Rescaling", "Normalization", "Affine"}  # x * factor + summand
-POOLS = {"Flatten": "flatten", "GlobalAveragePooling2D": "block5", "GlobalMaxPooling2D": "block5_max"}
+POOLS: dict[str, Pool] = {"Flatten": "flatten", "GlobalAveragePooling2D": "average", "GlobalMaxPooling2D": "maximum"}
 EPSILON = 1e-7  # Keras's least standard deviation in Normalization
 LARGE = 10**9
 
@@ -34,26 +35,25 @@ class Head:
     """A head in our terms.
 
     Attributes:
-      features: `flatten`, `block5` or `block5_max`, as in `HeadSpec`.
-      hidden: widths of the ReLU layers.
-      classes: number of logits.
-      params: {"fc1": {"kernel", "bias"}, ..., "predictions": ...}.
+      spec: what it reads of block 5, and its layers.
+      params: {"fc1": {"kernel", "bias"}, ..., "predictions": ...}, and {"standardize": {"mean", "std"}}.
       image_size: side of the pictures it was trained on, if the file says so.
       scale, offset: of Rescaling and Normalization layers before the first convolution, whose input is
         x * scale + offset; one number a channel, in the model's own colour order.
-      standardize: (mean, standard deviation) of a Normalization of the features, float32 [n], or None.
       reads: shape in the file of the first dense kernel, if it reads the features as they are.
     """
 
-    features: str
-    hidden: tuple[int, ...]
-    classes: int
+    spec: HeadSpec
     params: Params
     image_size: int | None
     scale: Exact
     offset: Exact
-    standardize: tuple[np.ndarray, np.ndarray] | None = None
     reads: tuple[int, int] | None = None
+
+    @property
+    def inputs(self) -> int:
+        """Number of features that it reads."""
+        return self.params["fc1" if self.spec.hidden else "predictions"]["kernel"].shape[0]
 
 
 def read_head(source: Source) -> Head:
@@ -169,7 +169,7 @@ class _Builder:
 
     def __init__(self, source: Source):
         self.source = source
-        self.features: str | None = None
+        self.pool: Pool | None = None
         self.dense: list[tuple[np.ndarray, np.ndarray]] = []
         self.activation: str | None = None  # of the last dense layer; None while it has had none
         self.scale: np.ndarray | None = None
@@ -182,11 +182,11 @@ class _Builder:
         config = layer.config
         if layer.kind in IDLE:
             return
-        if layer.kind in POOLS and not self.dense and (layer.kind == "Flatten" or self.features is None):
-            self.features = self.features or POOLS[layer.kind]
-            if self.features == "block5_max" and self.scale is not None and self.scale.min() < 0:
+        if layer.kind in POOLS and not self.dense and (layer.kind == "Flatten" or self.pool is None):
+            self.pool = self.pool or POOLS[layer.kind]
+            if self.pool == "maximum" and self.scale is not None and self.scale.min() < 0:
                 self._unknown(layer)  # the largest would become the least
-        elif layer.kind == "Dense" and self.features:
+        elif layer.kind == "Dense" and self.pool:
             self._dense(layer)
             self._activate(config.get("activation"), layer)
         elif layer.kind == "BatchNormalization":
@@ -268,7 +268,7 @@ class _Builder:
 
     def _normalize(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """A Normalization: of the features as they are, it is what our heads call `standardize`."""
-        if self.features and not self.dense and self.scale is None and self.standardize is None:
+        if self.pool and not self.dense and self.scale is None and self.standardize is None:
             self.standardize = mean.astype(np.float32), deviation.astype(np.float32)
         else:
             self._then(1 / deviation, -mean / deviation)
@@ -304,7 +304,7 @@ class _Builder:
 
     def finish(self, image_size: int | None, scale: Exact, offset: Exact) -> Head:
         """The head."""
-        if not self.dense or self.features is None:
+        if not self.dense or self.pool is None:
             refuse(self.source.path, "has no dense layers behind its backbone. Expected a whole classifier.")
         if self.scale is not None:
             refuse(self.source.path, "ends in a batch norm, which can't be carried over.")
@@ -317,6 +317,9 @@ class _Builder:
             refuse(self.source.path, f"ends in {self.activation} over {bias.size} classes. Expected softmax.")
         names = [*(f"fc{i}" for i in range(1, len(self.dense))), "predictions"]
         params = {name: {"kernel": k, "bias": b} for name, (k, b) in zip(names, self.dense, strict=True)}
+        if self.standardize:
+            params["standardize"] = dict(zip(("mean", "std"), self.standardize, strict=True))
         hidden = tuple(b.size for _, b in self.dense[:-1])
-        classes = self.dense[-1][1].size
-        return Head(self.features, hidden, classes, params, image_size, scale, offset, self.standardize, self.reads)
+        standardize = self.standardize is not None
+        spec = HeadSpec(self.dense[-1][1].size, (5,), (self.pool,), hidden, standardize=standardize)
+        return Head(spec, params, image_size, scale, offset, self.reads)

@@ -18,7 +18,7 @@ from test_convert_formats import batch_norms, torch_state, with_norms, write_tor
 from test_convert_onnx import vgg_graph
 
 from vgg_flax.errors import UserError
-from weights_convert import convert, foreign, runtimes
+from weights_convert import convert, parity, runtimes
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 BLOCKS = [f"block{i}" for i in range(1, 6)]
@@ -43,7 +43,7 @@ def names(stages, kind="modelling"):
 
 def test_keras_weights_with_their_top(tmp_path):
     path = write_keras_h5(tmp_path / "w.h5", scaled() | random_top(SMALL16, size=64))
-    runtime, stages = foreign.compare(path)
+    runtime, stages = parity.compare(path)
     assert runtime.startswith("Keras") and all(stage.good for stage in stages), stages
     assert names(stages) == [*BLOCKS, "fc1", "fc2", "probabilities"] and names(stages, "preprocessing") == ["input"]
 
@@ -59,7 +59,7 @@ def test_whole_keras_model(tmp_path, suffix):
     keras.Sequential([keras.Input((64, 64, 3)), before, keras_backbone(SMALL16, 64), *head]).save(
         tmp_path / f"m.{suffix}"
     )
-    _, stages = foreign.compare(tmp_path / f"m.{suffix}")
+    _, stages = parity.compare(tmp_path / f"m.{suffix}")
     assert names(stages) == [*BLOCKS, "fc1", "probabilities"] and all(stage.good for stage in stages), stages
     assert not names(stages, "preprocessing"), "a whole model's own preprocessing is not in its file"
 
@@ -70,7 +70,7 @@ def test_onnx_graph(tmp_path, producer):
         pytest.importorskip("torch")
     onnx.save(vgg_graph(SMALL16, scaled(), producer=producer, head=False), tmp_path / "m.onnx")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    runtime, stages = foreign.compare(tmp_path / "m.onnx", images)
+    runtime, stages = parity.compare(tmp_path / "m.onnx", images)
     assert runtime.startswith("onnxruntime") and names(stages) == BLOCKS
     assert all(stage.good for stage in stages), stages
 
@@ -80,12 +80,12 @@ def test_onnx_graph_with_its_tensors_in_another_file(tmp_path):
     options = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
     onnx.save(model, tmp_path / "m.onnx", **options)
     assert len((tmp_path / "m.onnx").read_bytes()) < len((tmp_path / "w.bin").read_bytes())
-    _, stages = foreign.compare(tmp_path / "m.onnx")
+    _, stages = parity.compare(tmp_path / "m.onnx")
     assert names(stages) == BLOCKS and all(stage.good for stage in stages), stages
     (tmp_path / "w.bin").rename(tmp_path / "v.bin")
     (tmp_path / "w.bin").symlink_to(tmp_path / "v.bin")
     with pytest.raises(UserError, match=r"w\.bin"):
-        foreign.compare(tmp_path / "m.onnx")
+        parity.compare(tmp_path / "m.onnx")
 
 
 def test_the_runtime_opens_no_other_file(tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_the_runtime_opens_no_other_file(tmp_path, monkeypatch):
     plain.graph.initializer.append(outside)
     onnx.save(plain, tmp_path / "plain.onnx")
     with pytest.raises(UserError, match="Expected the name of a file beside the model"):
-        foreign.compare(tmp_path / "plain.onnx")
+        parity.compare(tmp_path / "plain.onnx")
     result = helper.make_tensor_value_info("outside", onnx.TensorProto.FLOAT, [1])
     inner = helper.make_graph([], "inner", [], [result], [outside])
     hidden.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
@@ -108,29 +108,29 @@ def test_the_runtime_opens_no_other_file(tmp_path, monkeypatch):
     hidden.graph.node.append(node)
     onnx.save(hidden, tmp_path / "hidden.onnx")
     with pytest.raises(UserError, match="has graphs inside its graph"):
-        foreign.compare(tmp_path / "hidden.onnx")
+        parity.compare(tmp_path / "hidden.onnx")
 
 
 def test_weights_of_keras_3(tmp_path):
     """Laid out flat Keras loads them into its VGG; nested in another model it can't, and says so."""
     top = random_top(SMALL16, size=64)
     keras_network(scaled() | top, SMALL16, 64).save_weights(tmp_path / "flat.weights.h5")
-    _, stages = foreign.compare(tmp_path / "flat.weights.h5")
+    _, stages = parity.compare(tmp_path / "flat.weights.h5")
     assert names(stages) == [*BLOCKS, "fc1", "fc2", "probabilities"] and all(stage.good for stage in stages), stages
     nested = keras_network(scaled() | {"own": top["fc1"], "labels": top["predictions"]}, SMALL16, 64, nested=True)
     nested.save_weights(tmp_path / "nested.weights.h5")
     with pytest.raises(UserError, match="Keras can't load it into a VGG laid out flat"):
-        foreign.compare(tmp_path / "nested.weights.h5")
+        parity.compare(tmp_path / "nested.weights.h5")
     (tmp_path / "flat.weights.h5").rename(tmp_path / "flat.h5")  # Keras goes by the name
     with pytest.raises(UserError, match="only from a name that ends so"):
-        foreign.compare(tmp_path / "flat.h5")
+        parity.compare(tmp_path / "flat.h5")
 
 
 def test_layers_that_keras_passed_over_are_named(tmp_path):
     """By name, Keras fills what it finds and says nothing of the rest."""
     arrays = {f"vgg/{layer}": pair for layer, pair in scaled().items()}
     with pytest.raises(UserError, match="Keras finds no weights for block1_conv1 in it"):
-        foreign.compare(write_keras_h5(tmp_path / "w.h5", arrays))
+        parity.compare(write_keras_h5(tmp_path / "w.h5", arrays))
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "timm", "bn", "safetensors"])
@@ -146,7 +146,7 @@ def test_torch_state(tmp_path, kind):
         import torch
 
         torch.save({"state_dict": {f"module.{k}": torch.tensor(v) for k, v in state.items()}}, path)
-    runtime, stages = foreign.compare(path)
+    runtime, stages = parity.compare(path)
     assert runtime.startswith("PyTorch") and all(stage.good for stage in stages), stages
     assert names(stages) == BLOCKS + ([] if kind == "bn" else ["fc1", "fc2", "logits"])
 
@@ -155,7 +155,7 @@ def test_each_fault_is_told_by_its_kind(tmp_path, monkeypatch):
     path = write_keras_h5(tmp_path / "w.h5", scaled())
     published = runtimes.published
     monkeypatch.setattr(runtimes, "published", lambda plan, images: published(plan, images)[..., ::-1])
-    _, stages = foreign.compare(path)
+    _, stages = parity.compare(path)
     assert [stage.kind for stage in stages if not stage.good] == ["preprocessing"]
     monkeypatch.setattr(runtimes, "published", published)
     read = convert.Plan.read
@@ -166,7 +166,7 @@ def test_each_fault_is_told_by_its_kind(tmp_path, monkeypatch):
         return params
 
     monkeypatch.setattr(convert.Plan, "read", wrong)
-    _, stages = foreign.compare(path)
+    _, stages = parity.compare(path)
     assert [stage.name for stage in stages if not stage.good] == ["block4", "block5"]
 
 
@@ -176,7 +176,7 @@ def test_a_missing_runtime_is_named(tmp_path, monkeypatch):
     path = write_torch_zip(tmp_path / "w.pth", torch_state(SMALL16, scaled()))
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="PyTorch is missing, which runs this file: pip install torch"):
-        foreign.compare(path)
+        parity.compare(path)
 
 
 def test_a_lambda_is_not_built(tmp_path):
@@ -186,10 +186,10 @@ def test_a_lambda_is_not_built(tmp_path):
     inner = [layers.Lambda(lambda x: x), keras_backbone(SMALL16, 64), layers.Flatten(), layers.Dense(2)]
     keras.Sequential([keras.Input((64, 64, 3)), *inner]).save(tmp_path / "m.keras")
     with pytest.raises(UserError, match="Lambda"):
-        foreign.compare(tmp_path / "m.keras")
+        parity.compare(tmp_path / "m.keras")
 
 
 def test_arrays_without_a_framework_have_no_runtime(tmp_path):
     np.savez(tmp_path / "w.npz", **{f"{k}/{p}": a for k, v in scaled().items() for p, a in zip("Wb", v, strict=True)})
     with pytest.raises(UserError, match="nothing here runs"):
-        foreign.compare(tmp_path / "w.npz")
+        parity.compare(tmp_path / "w.npz")

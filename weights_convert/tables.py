@@ -1,28 +1,25 @@
-"""The two-sided report of an import, as a table."""
+"""What the commands print on standard output: the two-sided report of an import, scores, verdicts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vgg_flax.console import results
 from weights_convert.convert import HEAD, Plan
 from weights_convert.recipes import MEANINGS
 
 if TYPE_CHECKING:  # these import JAX, which `inspect` and most imports do without
-    from weights_convert.foreign import Stage
     from weights_convert.guess import Score
+    from weights_convert.parity import Stage
     from weights_convert.verify import Verdict
 
 
 def plan(found: Plan, whole: bool = False) -> None:
     """Print which tensor becomes which parameter, and what is left out and why; of a whole model, the head is used."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)  # a pipe has no width of its own, and folded names can't be searched
     table = Table(title=escape(f"{found.path.name}: {found.model.upper()}, {found.format}"), title_justify="left")
     for column in ("in the file", "stored", "becomes", "as"):
         table.add_column(column, overflow="fold")
@@ -33,7 +30,7 @@ def plan(found: Plan, whole: bool = False) -> None:
     for name, reason in _grouped(found.left_out):
         becomes = "head" if whole and reason == HEAD else f"left out: {reason}"
         table.add_row(escape(name), "", becomes, "", style="dim")
-    console.print(table)
+    _print(table)
     left = sum(not (whole and reason == HEAD) for _, reason in found.left_out)
     values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
     mean = ", ".join(f"{v:g}" for v in found.mean)
@@ -60,7 +57,7 @@ def scores(found: list[Score]) -> None:
         if score.agreement is not None:
             figures.append(f"{score.agreement:.3f}")
         table.add_row(score.recipe.name, meaning, *figures, style=style)
-    Console().print(table)
+    _print(table)
     if found[0].agreement is not None:
         line("optimiser: how well each feature's strength goes with that in training, by the file's optimiser state.")
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
@@ -81,28 +78,31 @@ def verdict(found: Verdict) -> None:
         line(found.rounding)
 
 
-def stages(file: Path, runtime: str, found: list[Stage]) -> None:
+def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
     """Print how far another runtime and ours are apart, stage by stage, and whose fault it is."""
-    from weights_convert.foreign import TOLERANCE
-
     table = Table(title=escape(f"{file.name}: {runtime} against ours"), title_justify="left")
     for column in ("stage", "kind", "difference", ""):
         table.add_column(column, justify="right" if column == "difference" else "left")
     for stage in found:
         style = None if stage.good else "bold red"
         table.add_row(stage.name, stage.kind, f"{stage.difference:.1e}", "" if stage.good else "DIFFERS", style=style)
-    Console().print(table)
+    _print(table)
     for kind in ("modelling", "preprocessing"):
         parts = [stage.difference for stage in found if stage.kind == kind]
         if parts:
-            line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {TOLERANCE:.0e}).")
+            line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {limit:.0e}).")
         else:
             line(f"{kind} difference: not compared, a whole model's file does not say how pictures were prepared.")
 
 
 def line(text: str) -> None:
     """Print one line as it is."""
-    Console(soft_wrap=True, highlight=False).print(text, markup=False)
+    results.print(text, markup=False)
+
+
+def _print(table: Table) -> None:
+    # A pipe has no width of its own, and folded names can't be searched.
+    results.print(table, width=None if results.is_terminal else 150, soft_wrap=False)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -6,8 +6,8 @@ import pytest
 from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
 
 from vgg_flax.errors import UserError
-from vgg_flax.network.spec import BackboneSpec
-from weights_convert import convert, guess, optimiser, readers, whole
+from vgg_flax.network.spec import BackboneSpec, HeadSpec
+from weights_convert import convert, guess, import_model, optimiser, readers, tables
 from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
 FIXED = [name for name in RECIPES if not name.endswith(FEATUREWISE)]
@@ -93,9 +93,9 @@ def imported(path, name, classes):
     """Bundle with the recipe `name`."""
     with readers.open_source(path) as source:
         plan = convert.plan(source, SMALL16)
-        backbone, head = whole.read(source, plan)
-        how = whole.preparation(name, head.image_size or 64, head)
-        return whole.make_bundle(plan, backbone, head, classes, how, {})
+        backbone, head = import_model.read(source, plan)
+        how = import_model.preparation(name, head.image_size or 64, head)
+        return import_model.make_bundle(plan, backbone, head, classes, how, {})
 
 
 def prepared(photos, name):
@@ -231,11 +231,11 @@ def scored(path, photos, labels):
     measured = tuple(photos.mean((0, 1, 2))), tuple(photos.std((0, 1, 2)))
     with readers.open_source(path) as source:
         plan = convert.plan(source, WIDE)
-        arrays, found = whole.read(source, plan)
+        arrays, found = import_model.read(source, plan)
         moments = optimiser.second_moments(source, found.reads)
     recipes = [recipe(one, 64, measured=measured) for one in RECIPES]
     return guess.score(
-        lambda one: whole.make_bundle(plan, arrays, found, ("a", "b"), one, {}), recipes, photos, labels, moments
+        lambda one: import_model.make_bundle(plan, arrays, found, ("a", "b"), one, {}), recipes, photos, labels, moments
     )
 
 
@@ -284,7 +284,7 @@ def test_a_normalised_head_does_not_read_the_features_as_they_are(tmp_path):
     ):
         nested(*head).save(tmp_path / "m.keras")
         with readers.open_source(tmp_path / "m.keras") as source:
-            assert whole.read(source, convert.plan(source, SMALL16))[1].reads == reads
+            assert import_model.read(source, convert.plan(source, SMALL16))[1].reads == reads
 
 
 def test_an_untrained_model_tells_nothing(tmp_path):
@@ -296,11 +296,11 @@ def test_an_untrained_model_tells_nothing(tmp_path):
         cv2.imwrite(str(tmp_path / "data" / "ab"[labels[i]] / f"{i}.png"), photo[..., ::-1])
     head = layers.Dense(2, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant([5.0, 0.0]))
     nested(layers.Flatten(), head).save(tmp_path / "m.keras")
-    settings = whole.Settings(None, None, tmp_path / "data", None)
+    settings = import_model.Settings(None, None, tmp_path / "data", None)
     with readers.open_source(tmp_path / "m.keras") as source:
         plan = convert.plan(source, SMALL16)
         with pytest.raises(UserError, match="under no recipe is the model better than chance on 40 photos"):
-            whole.import_model(source, plan, tmp_path / "bundle", settings)
+            import_model.import_model(source, plan, tmp_path / "bundle", settings, [].append)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -314,11 +314,10 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     mean, std = guess.statistics(tmp_path, 64)
     np.testing.assert_allclose(mean, photos.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, photos.astype("f8").std((0, 1, 2)), rtol=1e-6)
-    assert whole.preparation(
-        "bgr-featurewise", 64, whole.Head("block5", (), 2, {}, 64, (1,) * 3, (0,) * 3), tmp_path
-    ).bgr
+    head = import_model.Head(HeadSpec(2, (5,), ("average",)), {}, 64, (1,) * 3, (0,) * 3)
+    assert import_model.preparation("bgr-featurewise", 64, head, tmp_path).bgr
     with pytest.raises(UserError, match="give --data FOLDER"):
-        whole.preparation("bgr-featurewise", 64, whole.Head("block5", (), 2, {}, 64, (1,) * 3, (0,) * 3))
+        import_model.preparation("bgr-featurewise", 64, head)
 
 
 def test_labelled_photos_find_the_recipe(tmp_path, capsys):
@@ -345,8 +344,9 @@ def test_labelled_photos_find_the_recipe(tmp_path, capsys):
     model.save(tmp_path / "m.h5")
     with readers.open_source(tmp_path / "m.h5") as source:
         plan = convert.plan(source, SMALL16)
-        settings = whole.Settings(None, None, tmp_path / "data", None)
-        whole.import_model(source, plan, tmp_path / "bundle", settings)
+        settings = import_model.Settings(None, None, tmp_path / "data", None)
+        done = import_model.import_model(source, plan, tmp_path / "bundle", settings, tables.scores)
+    assert done.recipe.name == "bgr-unit" and done.chosen.startswith("best of 12 by 24 photos of ")
     out = capsys.readouterr().out
     assert "bgr-unit" in out.splitlines()[4], out
     from vgg_flax.answers.predictor import Predictor

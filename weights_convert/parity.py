@@ -10,20 +10,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from vgg_flax.network.preprocess import normalize
-from vgg_flax.network.spec import Preprocessing
+from vgg_flax.network.spec import BackboneSpec, ModelSpec, Preprocessing, dense_layers
 from weights_convert import convert, runtimes
-from weights_convert.head import Head, declared_size, read_head
+from weights_convert.fold_head import Head, declared_size, read_head
 from weights_convert.keras_config import chain
-from weights_convert.pretrained import Say
 from weights_convert.readers import open_source
-from weights_convert.readers.base import Source, refuse
+from weights_convert.tensor import Source, refuse
+from weights_convert.types import Say
 
 TOLERANCE = 1e-4  # of a stage's largest value: two float32 runtimes sum in different orders
 PICTURES, SIZE, MAX_SIDE = 4, 64, 1024
@@ -100,11 +99,7 @@ def _head(source: Source, plan: convert.Plan) -> Head | None:
     if source.whole:
         layers = chain(source.path, source.config)
         return read_head(source) if any(layer.kind == "Dense" for layer in layers) else None
-    if not plan.has_top:
-        return None
-    params = plan.read("top")
-    hidden = tuple(params[name]["bias"].size for name in ("fc1", "fc2"))
-    return Head("flatten", hidden, params["predictions"]["bias"].size, params, None, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    return Head(plan.top, plan.read("top"), None, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)) if plan.top else None
 
 
 def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:
@@ -112,36 +107,36 @@ def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:
     declared = declared_size(chain(source.path, source.config)) if source.whole else None
     if declared and not 32 <= declared <= MAX_SIDE:
         refuse(source.path, f"takes pictures of {declared} pixels. Expected 32 to {MAX_SIDE}.")
-    if declared or head is None or head.features != "flatten":
+    if declared or head is None or not head.spec.flat:
         return declared or SIZE
-    first = head.params["fc1" if head.hidden else "predictions"]["kernel"]
-    return math.isqrt(first.shape[0] // plan.blocks[-1][-1]) * 2 ** len(plan.blocks)
+    return math.isqrt(head.inputs // plan.blocks[-1][-1]) * 2 ** len(plan.blocks)
 
 
 def _ours(plan: convert.Plan, backbone: Params, head: Head | None, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """{stage: output} of our own network on the file's inputs [n, size, size, 3], full float32 precision."""
     import jax
 
-    from vgg_flax.network.model import bind_backbone, gather_features
-    from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec
+    from vgg_flax.network.model import bind_backbone, bind_head, read_blocks
 
     if head:
         inputs = inputs * np.asarray(head.scale, np.float32) + np.asarray(head.offset, np.float32)
     inputs = inputs[..., ::-1] if plan.table.bgr else inputs
-    spec = ModelSpec(BackboneSpec(plan.model, plan.blocks), HeadSpec(2), inputs.shape[1])
+    spec = BackboneSpec(plan.model, plan.blocks)
     with jax.default_matmul_precision("float32"):
-        blocks = jax.jit(lambda params, x: bind_backbone(spec, params)(x))(backbone, inputs)
-        found: dict[str, Any] = {name: np.asarray(value) for name, value in blocks.items()}
-        if head:
-            features: Any = head.features
-            x = gather_features(blocks, features)
-            if head.standardize:
-                x = (x - head.standardize[0]) / head.standardize[1]
-            for name, layer in head.params.items():
-                x = x @ layer["kernel"] + layer["bias"]
-                if name == "predictions":
-                    found["logits"], found["probabilities"] = np.asarray(x), np.asarray(jax.nn.softmax(x))
-                else:
-                    x = jax.nn.relu(x)
-                    found[name] = np.asarray(x)
-    return found
+        blocks = jax.jit(lambda params, x: bind_backbone(spec, "float32", params)(x))(backbone, inputs)
+        found = {name: np.asarray(value) for name, value in blocks.items()}
+        if not head:
+            return found
+        features = read_blocks(blocks, head.spec)
+        for i, (name, width) in enumerate(dense_layers(head.spec)):
+            # The head as far as this layer, which then is its last.
+            part = dataclasses.replace(head.spec, classes=width, hidden=head.spec.hidden[:i])
+            kept = {
+                key: head.params[key]
+                for key in ("standardize", *(f"fc{k + 1}" for k in range(i)))
+                if key in head.params
+            }
+            layers = bind_head(ModelSpec(spec, part, inputs.shape[1]), {**kept, "predictions": head.params[name]})
+            found["logits" if name == "predictions" else name] = np.asarray(layers(features))
+    found |= {name: np.maximum(value, 0) for name, value in found.items() if name.startswith("fc")}
+    return {**found, "probabilities": np.asarray(jax.nn.softmax(found["logits"]))}

@@ -1,8 +1,10 @@
-"""A person's fine-tuned Keras model, backbone and head -> a bundle that `webcam.py` uses."""
+"""A person's fine-tuned Keras or ONNX model, backbone and head -> a bundle."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,9 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from weights_convert import guess, optimiser
 from weights_convert.convert import Plan
-from weights_convert.head import Head, read_head
-from weights_convert.readers.base import Source
+from weights_convert.fold_head import Head, read_head
 from weights_convert.recipes import FEATUREWISE, MEANINGS, RECIPES, Recipe, recipe
+from weights_convert.tensor import Source
 
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
@@ -30,42 +32,51 @@ class Settings:
     image_size: int | None
 
 
-def import_model(source: Source, plan: Plan, folder: Path, settings: Settings, *, overwrite: bool = False) -> None:
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What an import did; `chosen` says for people why this recipe."""
+
+    plan: Plan
+    head: Head
+    recipe: Recipe
+    chosen: str
+
+
+def import_model(
+    source: Source,
+    plan: Plan,
+    folder: Path,
+    settings: Settings,
+    show: Callable[[list[guess.Score]], object],
+    *,
+    overwrite: bool = False,
+) -> Imported:
     """Write a bundle: the recipe is the one named, or the one that explains the model best on labelled photos.
 
+    Args:
+      show: called with how every recipe does, the best first, where they were tried.
+
     Raises:
-      UserError: neither is given, or the head can't be carried over.
+      UserError: neither is given, none of them works, or the head can't be carried over.
     """
     from vgg_flax.answers import bundle
-    from weights_convert import show
 
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
     backbone, head = read(source, plan)
-    classes = class_names(settings.classes, settings.data, head.classes)
+    classes = class_names(settings.classes, settings.data, head.spec.classes)
     size = settings.image_size or head.image_size or 224
     if settings.preprocess:
-        how = preparation(settings.preprocess, size, head, settings.data)
-        chosen = "as told by --preprocess"
+        how, chosen = preparation(settings.preprocess, size, head, settings.data), "as told by --preprocess"
     elif settings.data:
         images, labels = guess.sample(settings.data, classes, size)
         measured = guess.statistics(settings.data, size)
         recipes = [recipe(name, size, head.scale, head.offset, measured) for name in RECIPES]
         moments = optimiser.second_moments(source, head.reads) if head.reads else None
-        scores = guess.score(
-            lambda how: make_bundle(plan, backbone, head, classes, how, {}), recipes, images, labels, moments
-        )
-        show.scores(scores)
-        if not scores[0].works:
-            raise UserError(
-                f"{source.path}: under no recipe is the model better than chance on {scores[0].photos} photos of "
-                f"{settings.data}, so none can be told. Say with --preprocess how its pictures were prepared; if its "
-                f"outputs come in another order than {', '.join(classes[:3])}, give --classes, too."
-            )
-        best, *others = scores
-        how, tied = best.recipe, sum(score.tied for score in others)
-        by = f"{best.photos} photos of {settings.data}" + (" and the optimiser's state" if best.agreement else "")
-        chosen = f"best of {len(scores)} by {by}, {tied} others within chance of it"
+        build = functools.partial(make_bundle, plan, backbone, head, classes, training={})
+        scores = guess.score(build, recipes, images, labels, moments)
+        show(scores)
+        how, chosen = _best(source.path, settings.data, scores, classes)
     else:
         names = ", ".join(RECIPES)
         raise UserError(
@@ -76,10 +87,22 @@ def import_model(source: Source, plan: Plan, folder: Path, settings: Settings, *
     bundle.save(make_bundle(plan, backbone, head, classes, how, training), folder)
     first = plan.moves["backbone/block1_conv1/kernel"]
     moves = {**plan.moves, first.target: dataclasses.replace(first, flip=how.bgr)}
-    mean, std = how.preprocessing.mean, how.preprocessing.std
-    show.plan(dataclasses.replace(plan, moves=moves, mean=mean, std=std), whole=True)
-    show.line(f"Head: {head.features}, {len(head.hidden) + 1} dense layers. Recipe: {how.name}, {chosen}.")
-    show.line(f"{folder} written. Look through it: python webcam.py --model {folder}")
+    prepared = how.preprocessing
+    return Imported(dataclasses.replace(plan, moves=moves, mean=prepared.mean, std=prepared.std), head, how, chosen)
+
+
+def _best(path: Path, data: Path, scores: list[guess.Score], classes: tuple[str, ...]) -> tuple[Recipe, str]:
+    """The first recipe and why. Raises UserError where none makes the model better than chance."""
+    best, *others = scores
+    if not best.works:
+        raise UserError(
+            f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none can "
+            "be told. Say with --preprocess how its pictures were prepared; if its outputs come in another order than "
+            f"{', '.join(classes[:3])}, give --classes, too."
+        )
+    by = f"{best.photos} photos of {data}" + (" and the optimiser's state" if best.agreement else "")
+    tied = sum(score.tied for score in others)
+    return best.recipe, f"best of {len(scores)} by {by}, {tied} others within chance of it"
 
 
 def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, ...]:
@@ -121,28 +144,18 @@ def make_bundle(
 ) -> Bundle:
     """Everything together, for one recipe."""
     from vgg_flax.answers.bundle import Bundle
-    from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec
+    from vgg_flax.network.spec import BackboneSpec, ModelSpec
 
     first = backbone["block1_conv1"]
     if how.bgr:
         backbone = {**backbone, "block1_conv1": {**first, "kernel": np.ascontiguousarray(first["kernel"][:, :, ::-1])}}
-    features: Any = head.features
-    spec = ModelSpec(
-        BackboneSpec(plan.model, plan.blocks),
-        HeadSpec(head.classes, features, head.hidden, standardize=head.standardize is not None),
-        how.preprocessing.image_size,
-    )
-    reads = head.params["fc1" if head.hidden else "predictions"]["kernel"].shape[0]
-    if reads != spec.head_inputs:
+    spec = ModelSpec(BackboneSpec(plan.model, plan.blocks), head.spec, how.preprocessing.image_size)
+    if head.inputs != spec.head_inputs:
         raise UserError(
-            f"{plan.path}: the head reads {reads} features; at {spec.image_size} pixels the backbone gives "
+            f"{plan.path}: the head reads {head.inputs} features; at {spec.image_size} pixels the backbone gives "
             f"{spec.head_inputs}. Give the --image-size it was trained on."
         )
-    params: Params = {"backbone": backbone, "head": head.params}
-    if head.standardize:
-        constants = dict(zip(("mean", "std"), head.standardize, strict=True))
-        params = {**params, "head": {"standardize": constants, **head.params}}
-    return Bundle(spec, params, classes, how.preprocessing, training=training)
+    return Bundle(spec, {"backbone": backbone, "head": head.params}, classes, how.preprocessing, training=training)
 
 
 def preparation(name: str, image_size: int, head: Head, data: Path | None = None) -> Recipe:

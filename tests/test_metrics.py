@@ -1,0 +1,137 @@
+"""The figures of the report, against numbers worked out by hand; and the table that they are read from."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from vgg_flax.answers import predictions as tables
+from vgg_flax.answers.judge import Judge
+from vgg_flax.answers.predictions import Predictions
+from vgg_flax.answers.scores import cross_entropy, fit_temperature
+from vgg_flax.errors import UserError
+from vgg_flax.insight import metrics
+from vgg_flax.insight.metrics import evaluate, mistakes
+
+LABELS = np.array([0] * 8 + [1] * 2)
+LOGITS = np.zeros((10, 2), np.float32)
+LOGITS[:7, 0] = 2.0  # seven of class 0 right
+LOGITS[7, 1] = 4.0  # one of class 0 wrong, and sure of it
+LOGITS[8, 1] = 2.0  # one of class 1 right
+LOGITS[9, 0] = 1.0  # one of class 1 wrong
+
+
+def table(logits=LOGITS, labels=LABELS, classes="ab", splits=None, folds=None, own_val=False):
+    count = len(labels)
+    names = np.array([f"{i}.jpg" for i in range(count)])
+    splits = np.full(count, "test") if splits is None else np.asarray(splits)
+    folds = np.full(count, -1) if folds is None else np.asarray(folds)
+    classes = np.array(list(classes))
+    return Predictions(classes, names, names, splits, labels, logits, folds, np.array(own_val))
+
+
+def test_metrics_by_hand():
+    result = evaluate(table(), Judge())
+    assert result["accuracy"] == 0.8
+    assert result["majority_baseline"] == 0.8
+    assert result["confusion_matrix"] == [[7, 1], [1, 1]]
+    assert result["per_class"]["b"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert result["per_class"]["a"]["precision"] == 7 / 8
+    # Wilson (1927), z = 1.959964, n = 10, p = 0.8.
+    assert result["accuracy_95"] == pytest.approx([0.4901625, 0.9433178], abs=1e-6)
+    expected = (8 * math.log1p(math.exp(-2)) + math.log1p(math.exp(4)) + math.log1p(math.exp(1))) / 10
+    assert result["loss"] == pytest.approx(expected, rel=1e-6)
+    json.dumps(result)
+
+
+def test_a_class_that_never_occurs_is_no_division_by_zero():
+    padded = np.pad(LOGITS, ((0, 0), (0, 1)), constant_values=-9)
+    result = evaluate(table(padded, classes="abc"), Judge())
+    assert result["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+def test_a_loss_that_is_no_number_stays_one():
+    assert np.isnan(cross_entropy(np.array([[np.nan, 0.0], [1.0, 0.0]]), np.array([0, 1])))
+    assert cross_entropy(np.array([[1e3, 0.0]]), np.array([0])) == 0.0
+
+
+def test_temperature_cools_an_overconfident_model():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 2000)
+    honest = rng.normal(size=(2000, 3)) + 2 * np.eye(3)[labels]
+    probabilities = np.exp(2 * honest) / np.exp(2 * honest).sum(-1, keepdims=True)
+    drawn = np.array([rng.choice(3, p=row) for row in probabilities])  # labels that 2 * honest calibrates exactly
+    temperature = fit_temperature(5 * 2 * honest, drawn)
+    assert temperature == pytest.approx(5, rel=0.1)
+    assert cross_entropy(10 * honest / temperature, drawn) < cross_entropy(10 * honest, drawn)
+
+
+def test_temperature_never_sharpens():
+    assert fit_temperature(np.eye(2)[[0, 1, 0]] * 3, np.array([0, 1, 0])) == 1.0
+
+
+def test_mistakes_come_most_confident_first():
+    rows = mistakes(table(), Judge())
+    assert [row[:2] for row in rows] == [(7, 1), (9, 0)]
+    assert rows[0][2] == pytest.approx(1 / (1 + math.exp(-4)))
+
+
+def test_temperature_changes_the_loss_and_never_a_label():
+    cold, warm = evaluate(table(), Judge()), evaluate(table(), Judge(2.0))
+    assert warm["accuracy"] == cold["accuracy"] and warm["confusion_matrix"] == cold["confusion_matrix"]
+    assert warm["loss"] == pytest.approx(cross_entropy(LOGITS / 2, LABELS))
+
+
+def test_probabilities_are_a_softmax_of_what_the_temperature_leaves():
+    from scipy.special import softmax
+
+    np.testing.assert_allclose(Judge(3.0).probabilities(LOGITS), softmax(LOGITS / 3, -1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("folds", "own_val", "expected"), [
+    ([-1] * 6, False, [2, 3]),  # no folds: the val split
+    ([0, 1, 0, 1, -1, -1], False, [0, 1, 2, 3]),  # every picture answered by a model that has not seen it
+    ([0, 1, 5, 5, -1, -1], True, [2, 3]),  # the user's own val folder stays apart
+])  # fmt: skip
+def test_validation_never_holds_a_picture_that_the_answering_model_has_seen(folds, own_val, expected):
+    splits = ["train", "train", "val", "val", "test", "test"]
+    some = table(LOGITS[:6], LABELS[:6], splits=splits, folds=folds, own_val=own_val).validation()
+    assert some.names.tolist() == [f"{i}.jpg" for i in expected]
+
+
+def test_calibration_reads_folds_where_there_are_any_and_never_the_test():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    logits = (rng.normal(size=(300, 2)) + np.eye(2)[labels]).astype(np.float32)
+    logits[200:] = -100 * np.eye(2)[labels[200:]]  # a test that is all wrong, and sure of it
+    splits = ["train"] * 100 + ["val"] * 100 + ["test"] * 100
+    folded = table(logits, labels, splits=splits, folds=[0] * 200 + [-1] * 100)
+    plain = table(logits, labels, splits=splits)
+    assert folded.judge().temperature == fit_temperature(logits[:200], labels[:200])
+    assert plain.judge().temperature == fit_temperature(logits[100:200], labels[100:200])
+
+
+def test_predictions_come_back_from_the_disk_as_they_went(tmp_path):
+    before = table(splits=["train", "val"] * 5, folds=[0, 1] * 5)
+    before.save(tmp_path / "predictions.npz")
+    after = tables.load(tmp_path / "predictions.npz")
+    for name in tables.ARRAYS:
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:50], lambda data: b"PK" + bytes(99)])
+def test_damaged_predictions_are_one_clear_line(tmp_path, damage):
+    path = tmp_path / "predictions.npz"
+    table().save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match="holds no predictions"):
+        tables.load(path)
+
+
+def test_a_model_that_tells_nothing_apart_is_warned_of(capsys):
+    constant = table(np.tile([[3.0, 0.0]], (10, 1)).astype(np.float32), splits=["val"] * 10)
+    metrics.warn(constant)
+    assert "calls every validation picture 'a'" in " ".join(capsys.readouterr().err.split())
+    metrics.warn(table(splits=["val"] * 10))
+    assert capsys.readouterr().err == ""
