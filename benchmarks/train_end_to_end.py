@@ -147,7 +147,7 @@ def make_weights() -> None:
     from vgg_flax.network.spec import VGG16
 
     try:
-        weights_convert.load("imagenet", VGG16)
+        weights_convert.load("imagenet", VGG16, say=print)
     except weights_convert.WeightsUnavailable as error:
         raise Missing(str(error)) from error
 

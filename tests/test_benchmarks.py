@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import textwrap
@@ -218,3 +219,24 @@ def test_a_target_inside_the_interval_is_undecided():
     assert suite.verdict(1.81, 2.0, 1.5, 1.8) == "aim met"
     assert suite.verdict(1.4, 1.6, 1.5, 1.8) == "undecided"
     assert suite.verdict(1.3, 1.49, 1.5, 1.8) == "**missed**"
+
+
+NETWORK = {"model": "vgg16", "batch": 2, "size": 32}
+HEAD = {"pictures": 50, "width": 2560, "classes": 2, "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    "module, options, case",
+    [
+        ("ours_forward", {"engine": "xla"}, NETWORK),
+        ("webcam", {"engine": "xla"}, NETWORK),
+        ("augment", {"who": "ours"}, NETWORK),
+        ("finetune", {"who": "ours"}, NETWORK),
+        ("head", {"who": "ours"}, HEAD),
+        ("head", {"who": "regression"}, HEAD),
+    ],
+)
+def test_our_contenders_run(module: str, options: dict[str, str], case: dict):
+    contender = importlib.import_module(f"benchmarks.contenders.{module}").Contender(**options)
+    assert np.isfinite(contender.prepare(case)).all()
+    contender.run()

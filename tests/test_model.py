@@ -1,6 +1,7 @@
 """VGG against Keras's own, stage by stage, with the same random weights."""
 
 import dataclasses
+import math
 import os
 
 import jax
@@ -16,6 +17,10 @@ from vgg_flax.network import model, params
 from vgg_flax.network.winograd import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+# The top of the ImageNet weights.
+TOP = HeadSpec(1000, (5,), ("flatten",), hidden=(4096, 4096), standardize=False)
 
 
 def relative_error(ours, theirs):
@@ -51,13 +56,13 @@ def test_every_block_agrees_with_keras(keras, name):
     ours = copy_from_keras(theirs)
     images = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype(np.float32)
     stages = keras.Model(theirs.input, [theirs.get_layer(f"block{i}_pool").output for i in range(1, 6)])
-    spec = ModelSpec(BACKBONES[name], HeadSpec(2), 64)
-    blocks = jax.jit(lambda p, x: model.bind_backbone(spec, p)(x))(ours["backbone"], images)
+    backbone = BACKBONES[name]
+    blocks = jax.jit(lambda p, x: model.bind_backbone(backbone, "float32", p)(x))(ours["backbone"], images)
     outputs = stages(images)
     for i, expected in enumerate(outputs, 1):
         assert relative_error(blocks[f"block{i}"], expected) <= 1e-5, f"block{i}"
     # The last block alone, from what its forerunner gave.
-    last = model.bind_backbone(spec, ours["backbone"])(np.asarray(outputs[3]), first=5)
+    last = model.bind_backbone(backbone, "float32", ours["backbone"])(np.asarray(outputs[3]), first=5)
     assert list(last) == ["block5"]
     assert relative_error(last["block5"], outputs[4]) <= 1e-5
 
@@ -67,7 +72,7 @@ def test_logits_of_the_1000_class_top_agree_with_keras(keras, name):
     theirs = getattr(keras.applications, name.upper())(weights=None, classifier_activation=None)
     ours = copy_from_keras(theirs)
     images = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype(np.float32)
-    spec = ModelSpec(BACKBONES[name], model.imagenet_head(), 224)
+    spec = ModelSpec(BACKBONES[name], TOP, 224)
 
     @jax.jit
     def logits(p, x):
@@ -101,29 +106,31 @@ def test_convolution_of_trained_layers_is_the_definition_with_its_gradients(shap
     (VGG19, 143_667_240, 20_024_384),
 ])  # fmt: skip
 def test_parameter_counts_of_the_paper(spec, whole, backbone):
-    shapes = model.abstract_params(ModelSpec(spec, model.imagenet_head(), 224))
-    assert (params.count(shapes), params.count(shapes["backbone"])) == (whole, backbone)
+    shapes = model.abstract_params(ModelSpec(spec, TOP, 224))
+    counts = {path: math.prod(leaf.shape) for path, leaf in params.flatten(shapes).items()}
+    found = (sum(counts.values()), sum(count for path, count in counts.items() if path.startswith("backbone/")))
+    assert found == (whole, backbone)
 
 
 def test_pooled_heads_take_any_size_from_32_up(small_spec):
-    backbone = model.init_backbone(small_spec, jax.random.key(0))
+    backbone = model.init_backbone(small_spec.backbone, jax.random.key(0))
     for height, width in ((32, 32), (33, 47), (64, 40)):
-        blocks = model.bind_backbone(small_spec, backbone)(jnp.ones((1, height, width, 3)))
+        blocks = model.bind_backbone(small_spec.backbone, "float32", backbone)(jnp.ones((1, height, width, 3)))
         assert blocks["block5"].shape == (1, height // 32, width // 32, 8)
-        assert model.gather_features(blocks, "all").shape == (1, small_spec.head_inputs)
+        assert model.read_blocks(blocks, small_spec.head).shape == (1, small_spec.head_inputs)
 
 
 def test_bfloat16_computes_low_and_answers_in_float32(small_spec):
     low = dataclasses.replace(small_spec, precision="bfloat16")
-    backbone = model.init_backbone(low, jax.random.key(0))
+    backbone = model.init_backbone(low.backbone, jax.random.key(0))
     head = model.init_head(low, jax.random.key(1))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((backbone, head)))
     images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
-    blocks = model.bind_backbone(low, backbone)(images)
-    exact = model.bind_backbone(small_spec, backbone)(images)
+    blocks = model.bind_backbone(low.backbone, low.precision, backbone)(images)
+    exact = model.bind_backbone(small_spec.backbone, "float32", backbone)(images)
     assert blocks["block5"].dtype == jnp.bfloat16
     assert 1e-5 < relative_error(blocks["block1"], exact["block1"]) < 3e-2
-    features = model.gather_features(blocks, "all")
+    features = model.read_blocks(blocks, small_spec.head)
     assert features.dtype == jnp.float32
     assert model.bind_head(low, head)(features).dtype == jnp.float32
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from vgg_flax.data.decode import decode, load_image, read_bytes  # fmt: skip
-from vgg_flax.errors import BadImage  # fmt: skip
-from vgg_flax.network.preprocess import normalize, prepare_frame, resize  # fmt: skip
-from vgg_flax.network.spec import Preprocessing  # fmt: skip
+from vgg_flax.data.decode import decode, load_image, read_bytes
+from vgg_flax.errors import BadImage
+from vgg_flax.network.preprocess import normalize, prepare_frame, resize
+from vgg_flax.network.spec import Preprocessing
 
 RED = (200, 30, 40)
 
@@ -101,14 +101,19 @@ def test_bad_pictures_are_refused_with_the_reason(data, reason):
         decode(data)
 
 
-def test_a_small_jpeg_may_not_claim_a_gigapixel():
+MODULES = ["data.decode", "live.window", "commands.webcam", "network.model", "answers.predictor"]
+
+
+@pytest.mark.parametrize("first", ["weights_convert", *(f"vgg_flax.{name}" for name in MODULES)])
+def test_a_small_jpeg_may_not_claim_a_gigapixel_whatever_is_imported_first(first):
     honest = encode(".jpg", np.zeros((64, 64, 3), np.uint8))
     start = honest.index(b"\xff\xc0")
     lie = honest[: start + 5] + struct.pack(">HH", 20_000, 20_000) + honest[start + 9 :]
     # In a process of its own: OpenCV takes its limit from the environment when it is first imported.
-    code = "import sys; from vgg_flax.preprocess import decode; decode(sys.stdin.buffer.read())"
+    code = f"import sys, {first}; from vgg_flax.data.decode import decode; decode(sys.stdin.buffer.read())"
     answer = subprocess.run([sys.executable, "-c", code], input=lie, capture_output=True)
     assert b"BadImage" in answer.stderr.splitlines()[-1]
+    assert b"refused by the decoder" in answer.stderr.splitlines()[-1], "not for the pixels that it lacks"
 
 
 def test_folders_and_missing_files_are_no_pictures(tmp_path):

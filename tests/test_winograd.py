@@ -26,7 +26,7 @@ from vgg_flax.data.decode import load_image
 from vgg_flax.network import winograd
 from vgg_flax.network.extract import Extractor
 from vgg_flax.network.preprocess import normalize
-from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
+from vgg_flax.network.spec import BACKBONES, Preprocessing
 from vgg_flax.network.winograd import build
 
 VGG16 = {"depths": (2, 2, 3, 3, 3), "channels": (64, 128, 256, 512, 512)}
@@ -136,7 +136,7 @@ def test_is_as_accurate_as_promised(network):
 @pytest.fixture(scope="module")
 def imagenet():
     """The backbone of ImageNet's VGG16, and what it expects of pictures."""
-    weights = weights_convert.load("imagenet", VGG16)
+    weights = weights_convert.load("imagenet", BACKBONES["vgg16"])
     return weights.backbone, weights.preprocessing
 
 
@@ -166,11 +166,11 @@ def test_real_photos_get_the_label_that_xla_gives_them(masks, imagenet, size, ev
 
     weights, preprocessing = imagenet
     images, labels = real_photos(masks, size, every)
-    spec = ModelSpec(VGG16, HeadSpec(2), size)
     probabilities, head = {}, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     for engine in ("xla", "winograd"):
-        extract = Extractor(spec, weights, dataclasses.replace(preprocessing, image_size=size), engine)
-        features = np.concatenate([extract(images[i : i + 16]) for i in range(0, len(images), 16)])
+        record = dataclasses.replace(preprocessing, image_size=size)
+        extract = Extractor(BACKBONES["vgg16"], weights, record, engine=engine)
+        features = np.concatenate([extract(images[i : i + 16])["pooled"] for i in range(0, len(images), 16)])
         if engine == "xla":
             head.fit(features[::2], labels[::2])
         probabilities[engine] = head.predict_proba(features)
@@ -329,10 +329,21 @@ def test_another_compiler_version_gets_a_library_of_its_own(tmp_path, fake_compi
     assert build.build(tmp_path / "winograd", print) != first
 
 
+def test_what_a_killed_compilation_left_is_removed_by_the_next(tmp_path, fake_compiler):
+    code = "import sys; from pathlib import Path; from vgg_flax.files import temporary_name\n"
+    code += "temporary_name(Path(sys.argv[1], 'kernel.so')).write_text('half a library')"
+    (tmp_path / "winograd").mkdir(mode=0o700)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "winograd")], check=True)
+    assert len(list((tmp_path / "winograd").iterdir())) == 1
+    path = build.build(tmp_path / "winograd", print)
+    assert sorted(one.name for one in (tmp_path / "winograd").iterdir()) == sorted([path.name, "lock"])
+
+
 def test_two_processes_starting_together_build_one_library(tmp_path, fake_compiler):
-    code = "import sys, pathlib; from vgg_flax.winograd import build; build.build(pathlib.Path(sys.argv[1]), print)"
+    code = "import sys, pathlib; from vgg_flax.network.winograd import build\n"
+    code += "build.build(pathlib.Path(sys.argv[1]), print)"
     command = [sys.executable, "-c", code, str(tmp_path / "winograd")]
-    root = Path(build.__file__).parents[2]
+    root = Path(build.__file__).parents[3]
     processes = [subprocess.Popen(command, cwd=root) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert (tmp_path / "log").read_text() == "compiled\n"

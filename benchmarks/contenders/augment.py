@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from typing import Any
 
@@ -22,13 +23,12 @@ class Contender:
         return []
 
     def _ours(self, images: np.ndarray) -> Any:
-        import jax
-
         from vgg_flax.network import augment
         from vgg_flax.settings import AugmentSettings
 
-        config, indices = AugmentSettings(flip=True), jax.numpy.arange(len(images))
-        return lambda: augment.augment(images, augment.view_keys(0, 1, indices), config).block_until_ready()
+        config = AugmentSettings(flip=True)
+        contents = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+        return lambda: augment.augment(images, augment.view_keys(0, 1, contents), config).block_until_ready()
 
     def _generator(self, images: np.ndarray) -> Any:
         image = importlib.import_module("keras.src.legacy.preprocessing.image")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
-from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec
+from vgg_flax.network.spec import CUTS, VGG16, HeadSpec, ModelSpec
 
 CLASSES, LR = 2, 1e-5
 TRAINED = ("block5_conv1", "block5_conv2", "block5_conv3", "predictions")
@@ -42,25 +42,23 @@ class Contender:
         import jax
 
         from vgg_flax.network import model, params
-        from vgg_flax.training import feed as batches
-        from vgg_flax.training import task as training
+        from vgg_flax.training.feed import Batches, plan_epoch
+        from vgg_flax.training.task import Recipe, Task, network_logits
 
-        spec = ModelSpec(VGG16, HeadSpec(CLASSES, "block5", standardize=False), images.shape[1])
+        spec = ModelSpec(VGG16, HeadSpec(CLASSES, (5,), ("average",), standardize=False), images.shape[1])
         backbone = params.unflatten(networks.weights("vgg16"))
         network = {"backbone": backbone, "head": {"predictions": head()}}
-        maps = np.asarray(jax.jit(lambda p, x: model.bind_backbone(spec, p)(x)["block4"])(backbone, images))
-        features = training.head_features(spec, "block4", network, maps)
-        sample = np.asarray(training.head_logits(spec, network["head"], features))
-        trainable, frozen = params.partition(network, training.TRAINABLE["block5"])
-        recipe = training.Recipe(spec, 1_000_000, 0.0, "block4")
-        state, key = training.init_state(recipe, trainable, LR, 0.0), jax.random.key(0)
-        plan = batches.plan_epoch(len(labels), len(labels), 1, 0, 0)
+        maps = np.asarray(jax.jit(lambda p, x: model.bind_backbone(VGG16, "float32", p)(x)["block4"])(backbone, images))
+        sample = np.asarray(network_logits(spec, "block4", network, maps))
+        task = Task(spec, CUTS["block5"], Recipe(1_000_000, LR))
+        (state, frozen), key = task.init(network), jax.random.key(0)
+        plan = plan_epoch(len(labels), len(labels), 1, 0, 0)
 
         def run() -> None:
             nonlocal state
-            for batch in batches.feature_batches([(maps, np.arange(len(labels)))], labels, plan):
-                state, sums = training.train_steps(recipe, state, frozen, batch, key)
-                float(sums["loss"])
+            batch = Batches(maps[plan.indices], labels[plan.indices], plan.weights)
+            state, sums = task.step(state, frozen, batch, key)
+            float(sums["loss"])
 
         return run, sample
 

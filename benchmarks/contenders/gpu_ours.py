@@ -9,9 +9,9 @@ import numpy as np
 from vgg_flax.network import model, params
 from vgg_flax.network.extract import Extractor
 from vgg_flax.network.preprocess import normalize
-from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
-from vgg_flax.training import feed as batches
-from vgg_flax.training import task as training
+from vgg_flax.network.spec import CUTS, VGG16, HeadSpec, ModelSpec, Preprocessing
+from vgg_flax.training.feed import Batches
+from vgg_flax.training.task import Recipe, Task
 
 
 class Contender:
@@ -24,24 +24,24 @@ class Contender:
         spec = ModelSpec(VGG16, HeadSpec(2, standardize=False), 224, "bfloat16")
         key, preprocessing = jax.random.key(0), Preprocessing(224)
         pictures = np.random.default_rng(0).integers(0, 256, (case["batch"], 224, 224, 3), np.uint8)
-        images, backbone = jax.device_put(pictures), model.init_backbone(spec, key)
+        images, backbone = jax.device_put(pictures), model.init_backbone(VGG16, key)
         if case["what"] == "features":
-            extractor = Extractor(spec, jax.tree.map(np.asarray, backbone), preprocessing, "xla")
-            self.run = lambda: extractor(images).block_until_ready()
+            weights = jax.tree.map(np.asarray, backbone)
+            extractor = Extractor(VGG16, weights, preprocessing, engine="xla", precision="bfloat16")
+            self.run = lambda: extractor(images)["pooled"].block_until_ready()
         else:
             self._start(spec, preprocessing, {"backbone": backbone, "head": model.init_head(spec, key)}, images)
         self.run()
         return []
 
     def _start(self, spec: ModelSpec, preprocessing: Preprocessing, network: params.Params, images: jax.Array):
-        recipe = training.Recipe(spec, 1_000_000, 0.0, "images")
-        trainable, frozen = params.partition(network, training.TRAINABLE["all"])
-        self._state = training.init_state(recipe, trainable, 1e-5, 1e-2)
+        task = Task(spec, CUTS["all"], Recipe(1_000_000, 1e-5, 1e-2))
+        self._state, frozen = task.init(network)
         ones = jnp.ones((1, len(images)), jnp.float32)
-        batch = batches.Batches(normalize(images, preprocessing)[None], ones.astype(jnp.int32), ones)
+        batch = Batches(normalize(images, preprocessing)[None], ones.astype(jnp.int32), ones)
 
         def run() -> None:
-            self._state, sums = training.train_steps(recipe, self._state, frozen, batch, jax.random.key(0))
+            self._state, sums = task.step(self._state, frozen, batch, jax.random.key(0))
             sums["loss"].block_until_ready()
 
         self.run = run

@@ -6,9 +6,10 @@ import importlib
 from typing import Any
 
 import numpy as np
-from vgg_flax.answers.scores import cross_entropy
 
-from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec
+from vgg_flax.network.spec import CUTS, VGG16, HeadSpec, ModelSpec
+
+FOLDS = 5
 
 
 def features(case: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -19,22 +20,15 @@ def features(case: dict) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((case["pictures"], case["width"]), np.float32) + centres[labels], labels
 
 
-def validation(case: dict, inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of as many pictures as the case validates on."""
-    count = case.get("validation", 0)
-    return inputs[:count], labels[:count]
-
-
 class Contender:
-    """`who` is ours, grid, keras or sklearn: `case["epochs"]` passes, batches of 32; sklearn until it converges.
+    """`who` is ours or keras: `case["epochs"]` passes, batches of 32; or sklearn: until it converges.
 
-    A grid is `heads` heads at once, learning rates by weight decays. `case["validation"]` is on how many pictures ours
-    and a grid are validated after every epoch, as in `train.py`.
+    Or one that chooses its regularisation by five folds, among as many strengths: regression, which is the head of
+    `train.py`, or sklearn_folds.
     """
 
-    def __init__(self, who: str, heads: int = 1):
-        ways = {"ours": self._ours, "grid": self._grid, "keras": self._keras, "sklearn": self._sklearn}
-        self._prepare, self._heads = ways[who], heads
+    def __init__(self, who: str):
+        self._prepare = getattr(self, f"_{who}")
         self.versions: dict[str, str] = {}
 
     def prepare(self, case: dict) -> list[float]:
@@ -45,46 +39,46 @@ class Contender:
     def _ours(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         import jax
 
-        from vgg_flax.network import model, params
-        from vgg_flax.training import feed as batches
-        from vgg_flax.training import task as training
+        from vgg_flax.network.model import init_head
+        from vgg_flax.training.feed import Batches, plan_epoch
+        from vgg_flax.training.task import Recipe, Task, standardization
 
-        recipe, plan = _recipe(case)
-        head = model.init_head(recipe.spec, jax.random.key(0)) | {"standardize": training.standardization(inputs)}
-        trainable, frozen = params.partition({"head": head}, training.TRAINABLE["none"])
-        views, key = [(inputs, np.arange(len(labels)))], jax.random.key(0)
-        val, val_labels = validation(case, inputs, labels)
+        spec = ModelSpec(VGG16, HeadSpec(case["classes"]), 224)
+        plans = [plan_epoch(len(labels), 32, 1, 0, epoch) for epoch in range(case["epochs"])]
+        recipe = Recipe(sum(len(plan.indices) for plan in plans), 3e-3, 1e-2, 0.1)
+        task, key = Task(spec, CUTS["none"], recipe), jax.random.key(0)
+        head = init_head(spec, key) | {"standardize": standardization(inputs)}
 
         def run() -> None:
-            state = training.init_state(recipe, jax.tree.map(jax.numpy.copy, trainable), 3e-3, 1e-2)
-            for epoch in range(case["epochs"]):
-                for some in batches.feature_batches(views, labels, plan(epoch)):
-                    state, sums = training.train_steps(recipe, state, frozen, some, key)
-                    float(sums["loss"])
-                if len(val):
-                    whole = params.combine(state["params"], frozen)
-                    logits = np.asarray(training.head_logits(recipe.spec, whole["head"], val))
-                    cross_entropy(logits, val_labels)
-                    float((logits.argmax(-1) == val_labels).mean())
+            state, frozen = task.init({"head": jax.tree.map(np.array, head)})
+            for plan in plans:
+                batches = Batches(inputs[plan.indices], labels[plan.indices], plan.weights)
+                state, sums = task.step(state, frozen, batches, key)
+                float(sums["loss"])
 
         return run
 
-    def _grid(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
-        from vgg_flax import grid
-        from vgg_flax.settings import Choice
-        from vgg_flax.training import feed as batches
-        from vgg_flax.training import task as training
+    def _regression(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
+        from vgg_flax.training import regression
 
-        recipe, plan = _recipe(case)
-        choices = [Choice("all", 1e-3 * 1.5 ** (i // 4), 10.0 ** -(i % 4)) for i in range(self._heads)]
-        standardize = training.standardization(inputs)
-        views = [(inputs, np.arange(len(labels)))]
+        folds = np.arange(len(labels)) % FOLDS
+        columns = {"all": np.arange(inputs.shape[1])}
 
-        def epoch_batches(epoch: int) -> Any:
-            return batches.feature_batches(views, labels, plan(epoch))
+        def run() -> None:
+            best = regression.choose(inputs, labels, folds, columns, case["classes"])[0]
+            regression.fit(inputs, labels, folds, best.strength, case["classes"])
 
-        val = validation(case, inputs, labels)
-        return lambda: grid.search(recipe, choices, standardize, case["epochs"], epoch_batches, *val)
+        return run
+
+    def _sklearn_folds(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
+        linear = importlib.import_module("sklearn.linear_model")
+        pipeline = importlib.import_module("sklearn.pipeline")
+        scaler = importlib.import_module("sklearn.preprocessing").StandardScaler
+        strengths = importlib.import_module("vgg_flax.training.regression").STRENGTHS
+        powers = [1 / (strength * len(labels)) for strength in strengths]
+        options = {"Cs": powers, "cv": FOLDS, "max_iter": 1000, "scoring": "neg_log_loss", "n_jobs": -1}
+        model = pipeline.make_pipeline(scaler(), linear.LogisticRegressionCV(**options))
+        return lambda: model.fit(inputs, labels)
 
     def _keras(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         keras = importlib.import_module("keras")
@@ -96,15 +90,3 @@ class Contender:
     def _sklearn(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         linear = importlib.import_module("sklearn.linear_model")
         return lambda: linear.LogisticRegression(max_iter=1000).fit(inputs, labels)
-
-
-def _recipe(case: dict) -> tuple[Any, Any]:
-    """What a step is compiled for, and the plan of an epoch by its number."""
-    import functools
-
-    from vgg_flax.training import feed as batches
-    from vgg_flax.training import task as training
-
-    plan = functools.partial(batches.plan_epoch, case["pictures"], 32, 1, 0)
-    spec = ModelSpec(VGG16, HeadSpec(case["classes"]), 224)
-    return training.Recipe(spec, case["epochs"] * len(plan(0).indices), 0.1), plan

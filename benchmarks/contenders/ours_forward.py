@@ -9,7 +9,7 @@ from benchmarks import networks
 from vgg_flax.network import winograd
 from vgg_flax.network.model import bind_backbone
 from vgg_flax.network.params import unflatten
-from vgg_flax.network.spec import BACKBONES, HeadSpec, ModelSpec
+from vgg_flax.network.spec import BACKBONES
 
 
 class Contender:
@@ -26,9 +26,9 @@ class Contender:
             self._params = winograd.pack(backbone)
             self._forward = jax.jit(lambda params, images: winograd.features(params, images, ("block5",))["block5"])
         else:
-            spec = ModelSpec(BACKBONES[case["model"]], HeadSpec(2), case["size"])
+            spec = BACKBONES[case["model"]]
             self._params = jax.device_put(backbone)
-            self._forward = jax.jit(lambda params, images: bind_backbone(spec, params)(images)["block5"])
+            self._forward = jax.jit(lambda params, images: bind_backbone(spec, "float32", params)(images)["block5"])
         return self.run()[0].mean((0, 1))
 
     def run(self) -> np.ndarray:

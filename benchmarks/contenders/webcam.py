@@ -25,7 +25,7 @@ class Contender:
     def prepare(self, case: dict) -> np.ndarray:
         spec = ModelSpec(VGG16, HeadSpec(2), case["size"])
         key = jax.random.key(0)
-        backbone = jax.tree.map(np.asarray, model.init_backbone(spec, key))
+        backbone = jax.tree.map(np.asarray, model.init_backbone(VGG16, key))
         params = {"backbone": backbone, "head": model.init_head(spec, key)}
         bundle = Bundle(spec, params, ("a", "b"), Preprocessing(case["size"]))
         self._predictor = Predictor(bundle, engine=self._engine)

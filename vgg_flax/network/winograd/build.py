@@ -23,7 +23,7 @@ import jax.ffi
 
 from vgg_flax.cache import usable_dir
 from vgg_flax.console import say
-from vgg_flax.files import temporary_name
+from vgg_flax.files import sweep, temporary_name
 
 try:
     import fcntl
@@ -78,6 +78,7 @@ def build(folder: Path, say: Callable[[str], object]) -> Path:
         _refuse_foreign(folder)
         if not path.exists():
             with _locked(folder / "lock"):
+                sweep(folder)  # what a killed compilation left
                 if not path.exists():
                     say("Compiling the Winograd kernel for this processor, once: about ten seconds.")
                     _compile(command, path)
