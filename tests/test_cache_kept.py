@@ -113,6 +113,12 @@ def test_a_store_opened_while_it_is_dropped_is_made_again(cache, monkeypatch, re
     assert again.find(keys(5)).tolist() == [0]
 
 
+def test_pruning_removes_leftovers_first_and_then_drops_no_more_than_needed(cache):
+    folder = make("pooled", 10)
+    leftover(cache / "weights", dead_process()).write_bytes(bytes(2**21))
+    assert prune(2**21) == [] and folder.is_dir()
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("10GB", 10**10), ("1.5 kib", 1536), ("0B", 0), ("3MiB", 3 * 2**20), ("2 tb", 2 * 10**12), (" 7KB ", 7000)],
