@@ -20,8 +20,8 @@ from markdown_it import MarkdownIt
 from test_convert_export import make
 from test_convert_files import KERAS_NOISE
 
-from vgg_flax.answers import bundle
 from vgg_flax.__main__ import main as vgg_flax
+from vgg_flax.answers import bundle
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.predictor import Predictor

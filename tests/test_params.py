@@ -21,7 +21,7 @@ def test_partition_and_combine_are_inverse():
 
 
 def test_partition_refuses_to_choose_nothing():
-    with pytest.raises(ValueError, match="none of backbone/block5_conv1/bias, .* is chosen"):
+    with pytest.raises(ValueError, match=r"none of backbone/block5_conv1/bias, .* is chosen"):
         params.partition(tree(), lambda path: path.startswith("haed/"))
 
 

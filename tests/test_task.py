@@ -218,5 +218,5 @@ def test_every_parameter_is_covered_by_its_cut(small_spec, name):
     trained = {path.split("_")[0] for path, rate in rates.items() if path.startswith("backbone") and rate == 0.1}
     blocks = {"none": (), "block5": (5,), "all": (1, 2, 3, 4, 5)}[name]
     assert trained == {f"backbone/block{i}" for i in blocks}
-    with pytest.raises(ValueError, match="no pattern of .* covers parameter tail/kernel"):
+    with pytest.raises(ValueError, match=r"no pattern of .* covers parameter tail/kernel"):
         CUTS[name].rate("tail/kernel")

@@ -147,7 +147,7 @@ def test_a_val_folder_of_ones_own_stays_apart(workplace, regressed):
             (workplace / "own" / split / label).mkdir(parents=True)
             for i in names:
                 shutil.copy(workplace / "photos" / label / f"{i:03}.png", workplace / "own" / split / label)
-    run(workplace, "--data", "own", "--name", "own", *REGRESSION)
+    run(workplace, "--data", "own", "--name", "own", *REGRESSION, "--views", "1")
     found = predictions.load(workplace / "runs" / "own" / "predictions.npz")
     assert found.own_val and set(found.folds[found.splits == "val"]) == {5}
     assert set(found.folds[found.splits == "train"]) == set(range(5))

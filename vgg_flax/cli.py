@@ -46,7 +46,7 @@ def _one_line(mistake: Any, settings: Any) -> str:
             choices = ", ".join(mistake.choices)
             return f"{_option(mistake.argument)} is {mistake.value!r}, expected one of {choices}."
         case mistakes.BadValue():
-            return f"{_option(mistake.argument)} needs a value, expected {mistake.argument.lowered.metavar}."
+            return f"{_option(mistake.argument)} needs a value, expected {_metavar(mistake.argument)}."
         case mistakes.MissingArgs():
             missing = ", ".join(_option(one.arg) for one in mistake.missing_arguments)
             extra = f" {_unknown(mistake.unrecognized_tokens, settings)}" if mistake.unrecognized_tokens else ""
@@ -60,10 +60,14 @@ def _one_line(mistake: Any, settings: Any) -> str:
         case mistakes.InstantiationFailure(argument=None):
             return f"{mistake.message}"
         case mistakes.InstantiationFailure():
-            expected = mistake.argument.lowered.metavar or ""
+            expected = _metavar(mistake.argument)
             found = mistake.message.rpartition("from [")[2].partition("]")[0] or mistake.message
             return f"{_option(mistake.argument)} is {found}, expected {expected.removeprefix('{None}|')}."
     return f"{type(mistake).__name__} in what was typed."
+
+
+def _metavar(argument: Any) -> str:
+    return argument.lowered.metavar or ""
 
 
 def _option(argument: Any) -> str:

@@ -23,6 +23,7 @@ from vgg_flax.settings import AugmentSettings
 
 NO_CHANGE = AugmentSettings()  # without keys its values are not looked at
 MAP_BYTES = {"cpu": 200 * 2**20, "gpu": 2 * 2**30}  # 16 and 167 pictures of 224 pixels
+MOST = {"cpu": 64, "gpu": 256}  # pictures in a batch, as the last one is filled up
 
 
 class Extractor:
@@ -45,7 +46,8 @@ class Extractor:
         outputs: tuple[str, ...] = ("pooled",),
         say: Callable[[str], object] = say,
     ):
-        self.backbone, self.preprocessing, self.precision = backbone, preprocessing, precision
+        self.backbone, self.preprocessing = backbone, preprocessing
+        self.precision: Precision = precision
         self.engine = choose_engine(engine, backbone, precision, say)
         self.shapes = {name: output_shape(backbone, preprocessing.image_size, name) for name in outputs}
         self._params = params
@@ -146,8 +148,7 @@ def batch_size(image_size: int) -> int:
     """Pictures per call of the backbone, so many that block1's output, its largest, fits MAP_BYTES.
 
     A picture's is 64 channels * image_size**2 * 4 bytes before pooling: 12.25 MiB at 224 pixels, 256 MiB at 1024.
-    XLA on a CPU was seen to take 1.8 to 2.7 times the batch's, the Winograd kernel less. At least 1, which may not
-    fit; at most 256, as the last batch is filled up.
+    XLA on a CPU was seen to take 1.8 to 2.7 times the batch's, the Winograd kernel less. At least 1, which may not fit.
     """
-    limit = MAP_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"]
-    return int(np.clip(limit // (64 * image_size**2 * 4), 1, 256))
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    return int(np.clip(MAP_BYTES[backend] // (64 * image_size**2 * 4), 1, MOST[backend]))
