@@ -27,6 +27,7 @@ HEADS = {
     "block 5": HeadSpec(3, (5,)),
     "maxima": HeadSpec(3, (5, 3), ("maximum",), standardize=False),
     "block 4": HeadSpec(3, (4,), ("average",)),
+    "one average": HeadSpec(3, (5,), ("average",)),
     "one maximum": HeadSpec(3, (5,), ("maximum",)),
     "notebook": HeadSpec(3, (5,), ("flatten",), (7, 6), standardize=False),
 }

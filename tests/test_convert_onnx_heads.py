@@ -87,7 +87,7 @@ def imported(path, name):
         plan = convert.plan(source, SMALL16)
         arrays, head = import_model.read(source, plan)
         how = import_model.preparation(name, head.image_size or 0, head)
-        return import_model.make_bundle(plan, arrays, head, tuple("abc")[: head.classes], how, {})
+        return import_model.make_bundle(plan, arrays, head, tuple("abc")[: head.spec.classes], how, {})
 
 
 def probabilities(path, inputs):
@@ -130,7 +130,7 @@ def test_arithmetic_before_the_first_convolution_is_kept(tmp_path):
     np.testing.assert_allclose(found, probabilities(tmp_path / "m.onnx", photos), atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["notebook", "block5", "maxima"])
+@pytest.mark.parametrize("head", ["notebook", "one average", "one maximum"])
 def test_our_own_export_comes_back(tmp_path, head):
     ours = make(head, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0))
     writers.write(ours, tmp_path / "m.onnx", "onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -102,7 +103,9 @@ def line(text: str) -> None:
 
 def _print(table: Table) -> None:
     # A pipe has no width of its own, and folded names can't be searched.
-    results.print(table, width=None if results.is_terminal else 150, soft_wrap=False)
+    if results.is_terminal:
+        return results.print(table, soft_wrap=False)
+    Console(file=results.file, width=150, highlight=False, emoji=False).print(table)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

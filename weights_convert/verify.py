@@ -147,7 +147,9 @@ def _onnx(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
     try:
         import onnxruntime
     except ImportError:
-        raise UserError("onnxruntime is missing, which runs .onnx: pip install onnxruntime, or --no-verify.") from None
+        raise UserError(
+            "onnxruntime is missing, which runs .onnx: pip install 'vgg_flax[onnxruntime]', or --no-verify."
+        ) from None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return f"onnxruntime {onnxruntime.__version__}", lambda images: session.run(None, {"images": images})[0]
 
@@ -173,7 +175,9 @@ def _keras(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
     try:
         import keras
     except ImportError:
-        raise UserError("Keras is missing, which runs this format: pip install keras, or --no-verify.") from None
+        raise UserError(
+            "Keras is missing, which runs this format: pip install 'vgg_flax[keras]', or --no-verify."
+        ) from None
     _only_our_layers(path)
     model: Any = keras.models.load_model(path, compile=False)
     return f"Keras {keras.__version__}", lambda images: model(images.astype(np.float32), training=False)

@@ -28,7 +28,7 @@ def build(bundle: Bundle) -> Any:
     try:
         import keras
     except ImportError:
-        raise UserError("Keras is missing, which writes this format: pip install keras.") from None
+        raise UserError("Keras is missing, which writes this format: pip install 'vgg_flax[keras]'.") from None
     layers: Any = keras.layers
     size = bundle.spec.image_size
     images = keras.Input((size, size, 3), name="images")
