@@ -14,7 +14,12 @@ from vgg_flax.settings import TrainSettings, from_flat
 from vgg_flax.training import runs
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
-    from vgg_flax.network.spec import BackboneSpec
+    from vgg_flax.answers.judge import Judge
+    from vgg_flax.answers.predictions import Predictions
+    from vgg_flax.network.extract import Extractor
+    from vgg_flax.network.spec import BackboneSpec, Cut, ModelSpec
+    from vgg_flax.training.feed import Feed
+    from vgg_flax.training.fit import Fitted
     from weights_convert import Weights
 
 
@@ -42,17 +47,10 @@ def train(**options: Any) -> Path:
 
 def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     """The story of a run. `check` raises runs.Stopped once Ctrl-C or SIGTERM has come."""
-    import jax
-
-    from vgg_flax import report
-    from vgg_flax.answers import bundle
     from vgg_flax.compilation import keep_compiled_programs
     from vgg_flax.data import photos as data
     from vgg_flax.insight import metrics
-    from vgg_flax.network.extract import Extractor
-    from vgg_flax.network.heads import head_spec
-    from vgg_flax.network.params import digest
-    from vgg_flax.network.spec import BACKBONES, CUTS, ModelSpec
+    from vgg_flax.network.spec import BACKBONES, CUTS
     from vgg_flax.store import FeatureStore
     from vgg_flax.training import fit
     from vgg_flax.training.feed import Feed
@@ -60,58 +58,91 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     sweep(cache_dir())
     keep_compiled_programs()
     settings, clock = run.settings, runs.Clock()
-    network, seed = settings.network, settings.split.seed
+    cut = CUTS[settings.network.unfreeze]
 
-    with clock("weights"):
-        weights = load_weights(settings, BACKBONES[network.model])
+    with clock("weights"):  # first: what can fail at once fails before a photo is read
+        weights = load_weights(settings, BACKBONES[settings.network.model])
     with clock("data"):
         photos, size = data.load(settings, check)
         console.show_data(photos.classes, photos.labels, photos.splits, photos.bad)
-        device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
-        origin = {"source": weights.source, "random": weights.random, "digest": digest(weights.backbone)}
-        run.start(photos, origin, device)
+        run.start(photos, weights, _device())
     with clock("features"):
-        spec = ModelSpec(BACKBONES[network.model], head_spec(settings, len(photos.classes)), size, network.precision)
-        what = CUTS[network.unfreeze].stored(spec.head)
-        extractor = Extractor(
-            spec.backbone,
-            weights.backbone,
-            dataclasses.replace(weights.preprocessing, image_size=size),
-            engine=network.engine,
-            precision=network.precision,
-            outputs=tuple(sorted({"pooled", what} - {"images"})),
-        )
-        store = FeatureStore(extractor, settings.augmentation, seed)
-        feed = Feed(photos, store, what, settings)
+        spec, extractor = make_network(settings, weights, cut, size, len(photos.classes))
+        store = FeatureStore(extractor, settings.augmentation, settings.split.seed)
+        feed = Feed(photos, store, cut.stored(spec.head), settings)
         feed.fill(check)
     with clock("training"):
-        fitted = fit.fit(run, spec, CUTS[network.unfreeze], weights.backbone, feed, check)
+        fitted = fit.fit(run, spec, cut, weights.backbone, feed, check)
     with clock("evaluation"):
         predictions = fit.predict(fitted, feed)
         judge = predictions.judge()
         results = metrics.evaluate_run(predictions, judge)
     with clock("report"):
-        record = {
-            "data": settings.data,
-            "weights": weights.source,
-            "random_weights": weights.random,
-            "image_size": size,
-            "chosen": fitted.chosen,
-            "best_epoch": fitted.best_epoch,
-            "temperature": judge.temperature,
-            "train": metrics.supports(predictions.select("train")),
-        }
-        model = bundle.Bundle(
-            fitted.spec, fitted.params, photos.classes, extractor.preprocessing, judge,
-            {**record, **results, "settings": run.kept_settings()},
-        )  # fmt: skip
-        bundle.save(model, run.folder / "model")
-        predictions.save(run.folder / "predictions.npz")
-        report.write(run.folder, photos, predictions, judge, fitted.log, fitted.best_epoch)
+        record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
     computed = {"decoded": photos.decoded, "rows": store.computed}
     run.write_report({**results, **record, "computed": computed, "timings": clock.seconds})
     console.show_results(results["test"], run.folder)
     metrics.warn(predictions)
+
+
+def make_network(
+    settings: TrainSettings, weights: Weights, cut: Cut, size: int, classes: int
+) -> tuple[ModelSpec, Extractor]:
+    """(The network that the settings describe, its frozen layers as a function)."""
+    from vgg_flax.network.extract import Extractor
+    from vgg_flax.network.heads import head_spec
+    from vgg_flax.network.spec import BACKBONES, ModelSpec
+
+    network = settings.network
+    spec = ModelSpec(BACKBONES[network.model], head_spec(settings, classes), size, network.precision)
+    extractor = Extractor(
+        spec.backbone,
+        weights.backbone,
+        dataclasses.replace(weights.preprocessing, image_size=size),
+        engine=network.engine,
+        precision=network.precision,
+        outputs=tuple(sorted({"pooled", cut.stored(spec.head)} - {"images"})),
+    )
+    return spec, extractor
+
+
+def leave_behind(
+    run: runs.Run,
+    weights: Weights,
+    feed: Feed,
+    fitted: Fitted,
+    predictions: Predictions,
+    judge: Judge,
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """Write bundle, predictions and pictures. Returns what the report says beside the results."""
+    from vgg_flax import report
+    from vgg_flax.answers import bundle
+    from vgg_flax.insight import metrics
+
+    preprocessing, photos = feed.store.extractor.preprocessing, feed.photos
+    record = {
+        "data": run.settings.data,
+        "weights": weights.source,
+        "random_weights": weights.random,
+        "image_size": preprocessing.image_size,
+        "chosen": fitted.chosen,
+        "best_epoch": fitted.best_epoch,
+        "temperature": judge.temperature,
+        "train": metrics.supports(predictions.select("train")),
+    }
+    training = {**record, **results, "settings": run.kept_settings()}
+    model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge, training)
+    bundle.save(model, run.folder / "model")
+    predictions.save(run.folder / "predictions.npz")
+    report.write(run.folder, photos, predictions, judge, fitted.log, fitted.best_epoch)
+    return record
+
+
+def _device() -> str:
+    import jax
+
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
 
 
 def load_weights(settings: TrainSettings, backbone: BackboneSpec) -> Weights:

@@ -25,6 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from vgg_flax import __version__, console
 from vgg_flax.errors import UserError
 from vgg_flax.files import sweep, write_atomic
+from vgg_flax.network.params import digest
 from vgg_flax.settings import TrainSettings, from_flat, to_flat
 
 if TYPE_CHECKING:
@@ -90,14 +91,14 @@ class Run:
         """The settings that decide what a run computes, as plain types."""
         return {name: value for name, value in to_flat(self.settings).items() if name not in NOT_KEPT}
 
-    def start(self, photos: Photos, weights: dict[str, Any], device: str) -> None:
+    def start(self, photos: Photos, weights: Any, device: str) -> None:
         """Write down what the run works on; on resuming, check that it is still the same.
 
         Args:
-          weights: `digest`, `source` and `random`.
+          weights: as `weights_convert.load` gives them.
         """
         record = yaml.safe_load(self._path.read_text())
-        digests = {"photos": photos.digest, "weights": weights["digest"]}
+        digests = {"photos": photos.digest, "weights": digest(weights.backbone)}
         for what, typed in (("photos", self.settings.data), ("weights", self.settings.weights)):
             recorded = record.get("digests", digests)[what]
             if recorded != digests[what]:
@@ -105,7 +106,7 @@ class Run:
                     f"the {what} in {typed} changed since {self.folder} was started (digest "
                     f"{digests[what][:12]}, expected {recorded[:12]}): restore them, or start a new run."
                 )
-        notes = {"weights": weights["source"], "random_weights": weights["random"], "device": device}
+        notes = {"weights": weights.source, "random_weights": weights.random, "device": device}
         write_atomic(self._path, _yaml({**record, "digests": digests, **notes}))
         classes = [photos.classes[label] for label in photos.labels]
         self.write_table(
