@@ -177,6 +177,7 @@ def test_the_same_command_gives_the_same_bits_and_never_overwrites(workplace, fi
     assert figures(workplace / "runs" / "whole2") == figures(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("whole", "options", "moment"), [
     ("finished", (), "features"),
     ("finished", (), "training"),
@@ -280,6 +281,7 @@ def test_a_loss_that_explodes_stops_with_advice(workplace, finished):
     assert "try an --lr below 1e+38" in answer.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     ("--model", "vgg19", "--head", "mlp", "--dropout", "0.2"),
     ("--cache", "none", "--blocks", "5"),
