@@ -1,12 +1,15 @@
 """A trained model on disk and at work."""
 
 import dataclasses
+import hashlib
 import json
+import weakref
 
 import cv2
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from vgg_flax.answers import bundle
 from vgg_flax.answers.judge import Judge
@@ -36,6 +39,44 @@ def test_a_bundle_comes_back_as_it_was(trained, tmp_path):
         assert dataclasses.replace(loaded, params={}) == dataclasses.replace(trained, params={})
         for name, array in params.flatten(trained.params).items():
             np.testing.assert_array_equal(params.flatten(loaded.params)[name], array)
+
+
+def test_a_backbone_without_a_head_is_kept_in_the_same_two_files(trained, tmp_path):
+    record = bundle.describe(trained.spec.backbone, None, trained.preprocessing, (), {"source": "theirs.h5"})
+    bundle.write(tmp_path / "headless", record, bundle.entries({"backbone": trained.params["backbone"]}))
+    bundle.save(trained, tmp_path / "whole")
+    for name, training in (("headless", {"source": "theirs.h5"}), ("whole", trained.training)):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model.json", "model.safetensors"]
+        found = bundle.load_backbone(tmp_path / name)
+        assert (found.spec, found.preprocessing) == (trained.spec.backbone, trained.preprocessing)
+        assert found.training == training
+        assert params.digest(found.params) == params.digest(trained.params["backbone"])
+    with pytest.raises(UserError, match=r"holds a backbone without a head\. Train one on it: vgg-flax train --weights"):
+        bundle.load(tmp_path / "headless")
+
+
+def test_of_the_arrays_one_at_a_time_is_in_memory(tmp_path):
+    """Of VGG's 553 MB the largest is 411 MB."""
+    made = []
+
+    def make():
+        assert not any(old() is not None for old in made)
+        array = np.ones((4, 5), np.float32)
+        made.append(weakref.ref(array))
+        return array
+
+    entries = [bundle.Entry(name, (4, 5), make) for name in "abc"]
+    sha256 = bundle.write_arrays(tmp_path / "w.safetensors", entries, {"made": "here"})
+    assert len(made) == 3
+    data = (tmp_path / "w.safetensors").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == sha256
+    assert {name: array.shape for name, array in safetensors.numpy.load(data).items()} == dict.fromkeys("abc", (4, 5))
+
+
+def test_an_array_of_another_shape_than_declared_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"a has shape \(3,\), expected \(4,\)"):
+        bundle.write_arrays(tmp_path / "w.safetensors", [bundle.Entry("a", (4,), lambda: np.ones(3))])
+    assert not list(tmp_path.iterdir())
 
 
 def damage_json(folder):

@@ -1,5 +1,6 @@
 """`vgg-flax convert`, as a person types it: tables, folders, and one clear line for each mistake."""
 
+import contextlib
 import subprocess
 import sys
 import typing
@@ -9,11 +10,20 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from test_convert_files import KERAS_NOISE, SMALL16, assert_same, random_backbone, random_top, write_keras_h5
+from test_convert_files import (
+    KERAS_NOISE,
+    SMALL16,
+    assert_same,
+    expected_backbone,
+    random_backbone,
+    random_top,
+    write_keras_h5,
+)
 from test_convert_formats import torch_state
 from test_convert_onnx import vgg_graph
 
 import weights_convert
+from vgg_flax.__main__ import main as vgg_flax
 from vgg_flax.answers import bundle
 from vgg_flax.errors import UserError
 from vgg_flax.network import params
@@ -71,6 +81,21 @@ def test_the_package_and_its_help_load_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", [[], ["inspect"], ["import"], ["export"], ["verify"]], ids=str)
+def test_help_fits_a_narrow_terminal_and_has_examples(monkeypatch, capsys, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        vgg_flax(["convert", *verb, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    if verb:
+        examples = [line.split() for line in lines if line.startswith("    vgg-flax convert ")]
+        assert examples and all(words[2] == verb[0] for words in examples)
+        assert "usage: vgg-flax convert" in lines[0]
+    else:
+        assert {line.split()[0] for line in lines if line.startswith("  ")} == {"inspect", "import", "export", "verify"}
 
 
 def test_an_import_does_without_jax(official, tmp_path):
@@ -221,6 +246,17 @@ def test_the_top_is_imported_too(tmp_path):
     assert found.classes == ("0", "1", "2", "3", "4") and found.preprocessing.mean == KERAS_MEAN
     assert_same(found.params["head"], {layer: dict(zip(("kernel", "bias"), top[layer], strict=True)) for layer in top})
     assert load(tmp_path / "w").preprocessing == found.preprocessing
+
+
+def test_a_top_for_pictures_that_are_no_square_is_left_out_by_name(small, tmp_path, capsys):
+    arrays, top = random_backbone(SMALL16), random_top(SMALL16)
+    top["fc1"] = (np.ones((2 * 6, 7), "f4"), top["fc1"][1])  # block 5 of 32 x 64 pixels
+    main(["import", str(write_keras_h5(tmp_path / "f.h5", {**arrays, **top})), str(tmp_path / "w")])
+    out = capsys.readouterr().out
+    assert out.count("left out: a head of its own") == 6 and "26 tensors" in out
+    assert_same(load(tmp_path / "w", SMALL16).backbone, expected_backbone(arrays))
+    with pytest.raises(UserError, match="without a head"):
+        bundle.load(tmp_path / "w")
 
 
 def test_nothing_is_left_behind_when_an_import_fails(tmp_path, capsys):

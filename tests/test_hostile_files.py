@@ -557,7 +557,7 @@ class TestSafetensors:
 
     def test_bytes_behind_the_tensors(self, tmp_path, data):
         (tmp_path / "w.safetensors").write_bytes(data + b"more")
-        refused(tmp_path / "w.safetensors", "where its header declares")
+        refused(tmp_path / "w.safetensors", "damaged safetensors file")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices")

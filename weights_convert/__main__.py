@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -111,8 +112,9 @@ class Export:
 class Verify:
     """Run a file in its own runtime and here; exit with 1 if they differ.
 
-    verify RUN FILE: an exported file against the model it was made from. verify FILE: another framework's weight file
-    against what would be imported, stage by stage.
+    verify RUN FILE: an exported file against the model it was made from.
+
+    verify FILE: another framework's file against what would be imported, stage by stage.
     """
 
     model: Run
@@ -133,20 +135,31 @@ def main(args: list[str] | None = None, prog: str = "python -m weights_convert")
     Args:
       prog: what help calls the program.
     """
-    verb, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    try:
+        try:
+            _run(sys.argv[1:] if args is None else args, prog)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `inspect FILE | head` is no error
+        cli.end_unread()
+
+
+def _run(args: list[str], prog: str) -> None:
+    verb, *rest = args or ["--help"]
     if verb in ("-h", "--help"):
         return print(_help(prog))
     if verb not in COMMANDS:
         cli.fail(f"{verb!r} is no command{cli.nearest(verb, COMMANDS)} Expected one of {', '.join(COMMANDS)}.")
     settings, run, examples = COMMANDS[verb]
-    description = "\n".join([inspect.cleandoc(settings.__doc__), "", *(f"  {prog} {line}" for line in examples)])
+    summary, *more = inspect.cleandoc(settings.__doc__).split("\n\n")
+    # Only before a space are line breaks kept.
+    lines = [line for text in more for line in textwrap.wrap(text, 76)] + [f"  {prog} {line}" for line in examples]
+    description = "\n".join([summary, "", *(f"  {line}" for line in lines)])
     command = cli.parse(settings, description, rest, f"{prog} {verb}")
     try:
         run(command)
     except UserError as error:
         cli.fail(error)
-    except BrokenPipeError:
-        sys.stderr.close()  # `inspect FILE | head` is no error
 
 
 def _help(prog: str) -> str:
@@ -252,21 +265,13 @@ def _verify(file: Path, model: Any, name: str, data: Path | None = None) -> None
 
 COMMANDS: dict[str, tuple[Any, Callable[[Any], None], tuple[str, ...]]] = {
     "inspect": (Inspect, inspect_file, ("inspect vgg16_weights.h5",)),
-    "import": (
-        Import,
-        import_file,
-        ("import vgg16.pth weights/mine", "import model.keras models/old --data photos/"),
-    ),
+    "import": (Import, import_file, ("import vgg16.pth weights/mine", "import model.keras models/old --data photos/")),
     "export": (
         Export,
         export_file,
         ("export runs/train model.onnx", "export runs/train model.onnx --int8", "export runs/train card/ --format hub"),
     ),
-    "verify": (
-        Verify,
-        verify_file,
-        ("verify runs/train model.onnx --data photos/", "verify vgg16_weights.h5"),
-    ),
+    "verify": (Verify, verify_file, ("verify runs/train model.onnx --data photos/", "verify vgg16_weights.h5")),
 }
 
 if __name__ == "__main__":

@@ -129,20 +129,10 @@ def pip(requirement: str, sha256: str, folder: Path) -> Path:
       DownloadError: pip is missing or failed, or the wheel has another SHA-256.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += [
-        "--disable-pip-version-check",
-        "--timeout=15",
-        "--retries=1",
-        "--dest",
-        str(folder),
-        requirement,
-    ]
+    command += ["--disable-pip-version-check", "--timeout=15", "--retries=1", "--dest", str(folder), requirement]
     try:  # in a terminal pip shows its own progress bar
         run = subprocess.run(
-            command,
-            stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            command, stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
     except OSError as error:
         raise DownloadError(_reason(error)) from None

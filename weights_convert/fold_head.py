@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from vgg_flax.network.params import Params
 from vgg_flax.network.spec import HeadSpec, Pool
-from weights_convert.keras_config import Layer, chain
+from weights_convert.affine import CONSTANT, affine, moments, rescaling
+from weights_convert.keras_config import IDLE, Layer, chain, declared_size
 from weights_convert.recipes import Exact
 from weights_convert.rules import DEPTHS
 from weights_convert.tensor import Source, Tensor, printable, read_float32, refuse
 
-IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"}
-IDLE |= {"ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"}
-IDLE |= {"RandomContrast", "RandomBrightness"}
-CONSTANT = {"Rescaling", "Normalization", "Affine"}  # x * factor + summand
 POOLS: dict[str, Pool] = {"Flatten": "flatten", "GlobalAveragePooling2D": "average", "GlobalMaxPooling2D": "maximum"}
-EPSILON = 1e-7  # Keras's least standard deviation in Normalization
-LARGE = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +64,7 @@ def read_head(source: Source) -> Head:
     if not convs or not pools or pools[-1] < convs[-1]:
         refuse(source.path, "is no VGG: expected convolutions that end in a MaxPooling2D.")
     _check_backbone(source, layers[convs[0] : pools[-1] + 1])
-    scale, offset = _rescaling(source, layers[: convs[0]])
+    scale, offset = rescaling(source, layers[: convs[0]])
     builder = _Builder(source)
     for layer in layers[pools[-1] + 1 :]:
         builder.add(layer)
@@ -98,70 +92,6 @@ def _check_backbone(source: Source, layers: list[Layer]) -> None:
             refuse(source.path, f"{what} is no layer of a VGG backbone. Expected 3x3 'same' ReLU convolutions.")
     if tuple(blocks) not in DEPTHS.values():
         refuse(source.path, f"is no VGG: its blocks have {blocks} convolutions.")
-
-
-def _rescaling(source: Source, layers: list[Layer]) -> tuple[Exact, Exact]:
-    scale, offset = _exact(np.ones(3)), _exact(np.zeros(3))
-    for layer in layers:
-        if layer.kind in CONSTANT:
-            by, plus = _affine(source, layer)
-            if by.size not in (1, 3) or plus.size not in (1, 3) or by.min() <= 0:
-                refuse(source.path, f"layer {printable(layer.name)} has not one positive scale for each colour.")
-            scale, offset = scale * by, offset * by + plus
-            if scale.min() * LARGE < 1 or max(scale.max(), abs(offset).max()) > LARGE:
-                refuse(source.path, f"layer {printable(layer.name)} takes pixels beyond {LARGE:.0e}.")
-        elif layer.kind not in IDLE:
-            what = f"{printable(layer.kind)} {printable(layer.name)}"
-            refuse(source.path, f"{what} changes the input before the first convolution, which is not carried over.")
-    return (scale[0], scale[1], scale[2]), (offset[0], offset[1], offset[2])
-
-
-def _affine(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """(factor, summand) of a layer that multiplies and adds constants, as fractions."""
-    if layer.kind == "Affine":  # an ONNX operator
-        found = {t.key: read_float32(source.path, t) for t in source.tensors if t.key.startswith(f"{layer.name}/")}
-        scale, offset = found.get(f"{layer.name}/scale", np.ones(1)), found.get(f"{layer.name}/offset", np.zeros(1))
-        return _exact(scale), _exact(offset)
-    if layer.kind == "Rescaling":
-        by, plus = _constants(source, layer, {"offset": 0.0} | layer.config, "scale", "offset")
-        return _exact(by), _exact(plus)
-    mean, deviation = map(_exact, _moments(source, layer))
-    return 1 / deviation, -mean / deviation
-
-
-def _moments(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, standard deviation) of a Normalization, float64 [n]."""
-    mean, variance = _constants(source, layer, layer.config, "mean", "variance")
-    if variance.min() < 0:
-        refuse(source.path, f"layer {printable(layer.name)} has negative variances.")
-    return mean, np.maximum(np.sqrt(variance), EPSILON)
-
-
-def _constants(source: Source, layer: Layer, config: dict[str, Any], *keys: str) -> list[np.ndarray]:
-    try:
-        arrays = [np.asarray(config[key], np.float64).reshape(-1) for key in keys]
-        large = np.finfo(np.float32).max
-        if config.get("invert") or not all(array.size and (np.abs(array) <= large).all() for array in arrays):
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        refuse(source.path, f"layer {printable(layer.name)} keeps its constants elsewhere than in its configuration.")
-    return arrays
-
-
-def _exact(values: np.ndarray) -> np.ndarray:
-    return np.array([Fraction(value) for value in values.tolist()], object)
-
-
-def declared_size(layers: list[Layer]) -> int | None:
-    """Side of the square pictures that the model says it takes, if it says so."""
-    shape = next((s for s in (_shape(layer.config) for layer in layers) if s), None)
-    if shape and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
-        return shape[1]
-    return None
-
-
-def _shape(config: dict[str, Any]) -> Any:
-    return config.get("batch_shape") or config.get("batch_input_shape")
 
 
 class _Builder:
@@ -192,9 +122,9 @@ class _Builder:
         elif layer.kind == "BatchNormalization":
             self._norm(layer)
         elif layer.kind == "Normalization":
-            self._normalize(*_moments(self.source, layer))
+            self._normalize(*moments(self.source, layer))
         elif layer.kind in CONSTANT:
-            scale, offset = _affine(self.source, layer)
+            scale, offset = affine(self.source, layer)
             self._then(scale.astype(np.float64), offset.astype(np.float64))
         elif layer.kind in ("Activation", "ReLU", "Softmax") and self.dense:
             named = {"ReLU": "relu", "Softmax": "softmax"}.get(layer.kind) or config.get("activation")

@@ -69,7 +69,7 @@ KNOWN = {
         (
             ("vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
             ("vgg19_weights_tf_dim_ordering_tf_kernels.h5", "cbe5617147190e668d6c5d5026f83318"),
-        ),
+        )
     ),
 }
 

@@ -13,6 +13,10 @@ from weights_convert.tensor import printable, refuse
 
 MODELS = {"Sequential", "Functional", "Model"}
 MAX_LAYERS = 1000
+# Layers that do nothing when a model is used.
+IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"}
+IDLE |= {"ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"}
+IDLE |= {"RandomContrast", "RandomBrightness"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,3 +96,15 @@ def _sources(nodes: Any) -> list[str]:
             else:
                 stack += node
     return found
+
+
+def declared_size(layers: list[Layer]) -> int | None:
+    """Side of the square pictures that the model says it takes, if it says so."""
+    shape = next((s for s in (_shape(layer.config) for layer in layers) if s), None)
+    if shape and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
+        return shape[1]
+    return None
+
+
+def _shape(config: dict[str, Any]) -> Any:
+    return config.get("batch_shape") or config.get("batch_input_shape")

@@ -18,8 +18,8 @@ from vgg_flax.network.params import Params
 from vgg_flax.network.preprocess import normalize
 from vgg_flax.network.spec import BackboneSpec, ModelSpec, Preprocessing, dense_layers
 from weights_convert import convert, runtimes
-from weights_convert.fold_head import Head, declared_size, read_head
-from weights_convert.keras_config import chain
+from weights_convert.fold_head import Head, read_head
+from weights_convert.keras_config import chain, declared_size
 from weights_convert.readers import open_source
 from weights_convert.tensor import Source, refuse
 from weights_convert.types import Say

@@ -20,10 +20,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 TOP_LAYERS = ("fc1", "fc2", "predictions")
 
 CAFFE = (KERAS_MEAN, (1.0, 1.0, 1.0))
-TORCH = (
-    (123.675, 116.28, 103.53),
-    (58.395, 57.12, 57.375),
-)  # (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) x 255
+TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) x 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +57,7 @@ _BLOCK = r"(?:.*/)?block(?P<block>[1-5])_conv(?P<conv>[1-4])(?:_\d+)?"
 _NUMBERED = r"(?:.*/)?conv(?:olution)?2d(?:_(?P<index>\d+))?"
 _TOP = r"(?:.*/)?(?P<layer>fc1|fc2|predictions)(?:_\d+)?"
 
-KERAS_TOP = (
-    Rule(_TOP + _KERNEL, "top/{layer}/kernel", "in_out"),
-    Rule(_TOP + _BIAS, "top/{layer}/bias", "bias"),
-)
+KERAS_TOP = (Rule(_TOP + _KERNEL, "top/{layer}/kernel", "in_out"), Rule(_TOP + _BIAS, "top/{layer}/bias", "bias"))
 ONNX_CONVS = (
     Rule(r"conv/(?P<index>\d+)/weight", "backbone/{conv_layer}/kernel", "oihw"),
     *(

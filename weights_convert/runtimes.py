@@ -17,8 +17,7 @@ import numpy as np
 
 from vgg_flax.errors import UserError
 from weights_convert.convert import Plan
-from weights_convert.fold_head import IDLE
-from weights_convert.keras_config import chain
+from weights_convert.keras_config import IDLE, chain
 from weights_convert.rules import TORCH
 from weights_convert.tensor import KERAS_3, Source, printable
 
@@ -73,7 +72,7 @@ def _first_line(error: Exception) -> str:
 
 def _keras() -> Any:
     os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
-    return _import("keras", "Keras", "keras")
+    return _import("keras", "Keras", "'vgg_flax[keras]'")
 
 
 def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
@@ -162,7 +161,7 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
 
     from weights_convert.readers import onnx_tensor
 
-    runtime = _import("onnxruntime", "onnxruntime", "onnxruntime")
+    runtime = _import("onnxruntime", "onnxruntime", "'vgg_flax[onnxruntime]'")
     model = onnx.load(str(path), load_external_data=False)
     attributes = [one for node in model.graph.node for one in node.attribute]
     if model.functions or any(one.HasField("g") or one.graphs for one in attributes):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ml_dtypes
 import numpy as np
 
 from vgg_flax.errors import UserError
@@ -152,11 +153,9 @@ def read_float32(path: Path, tensor: Tensor) -> np.ndarray:
 
 
 def decode(path: Path, name: str, data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Little-endian bytes -> array. bfloat16 becomes float32, whose upper half it is."""
-    itemsize = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[dtype]
-    needed = math.prod(shape) * itemsize
+    """Little-endian bytes -> array."""
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("<")
+    needed = math.prod(shape) * kind.itemsize
     if len(data) != needed:
         refuse(path, f"tensor {name} has {len(data):,} bytes. Expected {needed:,} for {dtype} {shape}.")
-    if dtype == "bfloat16":
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
+    return np.frombuffer(data, kind).reshape(shape)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import struct
@@ -124,9 +123,14 @@ def write_arrays(path: Path, arrays: list[Entry], metadata: dict[str, str] | Non
     sha, temporary = hashlib.sha256(), temporary_name(path)
     try:
         with temporary.open("wb") as file:
-            for piece in itertools.chain((struct.pack("<Q", len(text)), text), map(_bytes, arrays)):
+            for piece in (struct.pack("<Q", len(text)), text):
                 sha.update(piece)
                 file.write(piece)
+            for entry in arrays:
+                array = _checked(entry)
+                sha.update(array.data)
+                file.write(array.data)
+                del array  # before the next one is made
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -135,11 +139,11 @@ def write_arrays(path: Path, arrays: list[Entry], metadata: dict[str, str] | Non
     return sha.hexdigest()
 
 
-def _bytes(entry: Entry) -> memoryview:
+def _checked(entry: Entry) -> np.ndarray:
     array = np.ascontiguousarray(entry.read(), "<f4")
     if array.shape != entry.shape:
         raise ValueError(f"{entry.path} has shape {array.shape}, expected {entry.shape}.")
-    return array.reshape(-1).data
+    return array
 
 
 def load(path: str | Path) -> Bundle:

@@ -17,16 +17,7 @@ import h5py
 import numpy as np
 
 from weights_convert.readers import hdf5_dataset, hdf5_text
-from weights_convert.tensor import (
-    KERAS_3,
-    MAX_JSON_BYTES,
-    MAX_TENSORS,
-    Source,
-    Tensor,
-    printable,
-    refuse,
-    unique,
-)
+from weights_convert.tensor import KERAS_3, MAX_JSON_BYTES, MAX_TENSORS, Source, Tensor, printable, refuse, unique
 
 MAX_ATTRIBUTE_ITEMS = 10_000
 MAX_DEPTH = 24

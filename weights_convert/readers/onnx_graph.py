@@ -35,10 +35,7 @@ def open_onnx(path: Path) -> Iterator[Source]:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError):
-        refuse(
-            path,
-            "is no weight file that is known here, or it is damaged. Expected Keras, ONNX, PyTorch or NumPy.",
-        )
+        refuse(path, "is no weight file that is known here, or it is damaged. Expected Keras, ONNX, PyTorch or NumPy.")
     if not model.graph.node:
         refuse(path, "holds no ONNX graph. Is it a weight file, and whole?")
     yield describe(path, model)
@@ -81,10 +78,7 @@ class Graph:
         self.path = path
         self.nodes = list(graph.node)
         if len(self.nodes) > MAX_TENSORS or len(graph.initializer) > MAX_TENSORS:
-            refuse(
-                path,
-                f"has {len(self.nodes):,} nodes and {len(graph.initializer):,} tensors; a VGG has under 200.",
-            )
+            refuse(path, f"has {len(self.nodes):,} nodes and {len(graph.initializer):,} tensors; a VGG has under 200.")
         if graph.sparse_initializer:
             refuse(path, "holds sparse tensors, which are not read.")
         self.constants = self._constants(graph)
@@ -169,14 +163,10 @@ class Graph:
 
     def _take(self, keys: dict[str, str], name: str, key: str) -> None:
         if name not in self.constants:
-            refuse(
-                self.path,
-                f"the graph computes {key} ({printable(name)}) instead of storing it. Is it quantised?",
-            )
+            refuse(self.path, f"the graph computes {key} ({printable(name)}) instead of storing it. Is it quantised?")
         if name in keys:
             refuse(
-                self.path,
-                f"tensor {printable(name)} serves two layers. Expected each of VGG's layers to have its own.",
+                self.path, f"tensor {printable(name)} serves two layers. Expected each of VGG's layers to have its own."
             )
         keys[name] = key
         self.order[key] = len(self.order)
@@ -189,8 +179,7 @@ class Graph:
         group = next((a.i for a in node.attribute if a.name == "group"), 1)
         if len(node.input) < 2 or not (same and plain and group == 1):
             refuse(
-                self.path,
-                f"convolution {k + 1} is no plain 3x3 convolution of VGG (pads, strides or groups differ).",
+                self.path, f"convolution {k + 1} is no plain 3x3 convolution of VGG (pads, strides or groups differ)."
             )
 
     def _until_next(self, i: int) -> tuple[list[str], str | None, int]:
@@ -224,8 +213,7 @@ class Graph:
             if ops not in (["Relu"], ["Relu", "MaxPool"]):
                 has = ", ".join(map(printable, ops)) or "nothing"
                 refuse(
-                    self.path,
-                    f"is no VGG: after convolution {k + 1} comes {has}. Expected Relu, or Relu and MaxPool.",
+                    self.path, f"is no VGG: after convolution {k + 1} comes {has}. Expected Relu, or Relu and MaxPool."
                 )
 
     def _check_blocks(self, pools: list[bool]) -> tuple[int, ...]:

@@ -64,16 +64,10 @@ def bring_in(path: Path, proto: TensorProto) -> None:
 def _external(path: Path, name: str, proto: TensorProto) -> bytes:
     facts = {entry.key: entry.value for entry in proto.external_data}
     if set(facts) - EXTERNAL_KEYS or len(facts) != len(proto.external_data):
-        refuse(
-            path,
-            f"tensor {name} has external data with the unknown or repeated key {printable(sorted(facts))}.",
-        )
+        refuse(path, f"tensor {name} has external data with the unknown or repeated key {printable(sorted(facts))}.")
     location = facts.get("location", "")
     if not location or location in (".", "..") or set(location) & set("/\\:\0"):
-        refuse(
-            path,
-            f"tensor {name} lies in {printable(location)!r}. Expected the name of a file beside the model.",
-        )
+        refuse(path, f"tensor {name} lies in {printable(location)!r}. Expected the name of a file beside the model.")
     offset, length = (_natural_number(path, name, key, facts.get(key)) for key in ("offset", "length"))
     # A model may be a link into a download cache, whose files lie side by side; its data may not be a link.
     data = path.resolve().parent / location
@@ -83,10 +77,7 @@ def _external(path: Path, name: str, proto: TensorProto) -> bytes:
         ) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                refuse(
-                    path,
-                    f"tensor {name} lies in {printable(location)!r}, which is a link or no regular file.",
-                )
+                refuse(path, f"tensor {name} lies in {printable(location)!r}, which is a link or no regular file.")
             length = status.st_size - (offset or 0) if length is None else length
             if length < 0 or (offset or 0) + length > status.st_size or length > 1 << 30:
                 refuse(path, f"tensor {name} claims bytes beyond the end of {printable(location)!r}.")

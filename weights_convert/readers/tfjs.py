@@ -16,16 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.tensor import (
-    MAX_JSON_BYTES,
-    Source,
-    Tensor,
-    checked_shape,
-    decode,
-    printable,
-    refuse,
-    unique,
-)
+from weights_convert.tensor import MAX_JSON_BYTES, Source, Tensor, checked_shape, decode, printable, refuse, unique
 
 MAX_SHARDS = 2000
 
