@@ -165,7 +165,7 @@ def _run(args: list[str], prog: str) -> None:
 def _help(prog: str) -> str:
     lines = [f"  {verb:10}{str(settings.__doc__).splitlines()[0]}" for verb, (settings, *_) in COMMANDS.items()]
     usage = f"usage: {prog} COMMAND [OPTIONS]\n\nOther frameworks' VGG weights, in and out.\n"
-    return "\n".join([usage, *lines, f"\n{prog} COMMAND --help has the options of a command, and examples."])
+    return "\n".join([usage, *lines, f"\n{prog} COMMAND --help has its options, and examples."])
 
 
 def inspect_file(command: Inspect) -> None:
