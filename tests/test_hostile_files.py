@@ -528,6 +528,9 @@ HEADER_CHANGES = {
     "not utf-8": lambda h: b'{"\xff": 1}',
     "deep": lambda h: b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "twice": lambda h: json.dumps(h).encode()[:-1] + b', "features.0.bias": {}}',
+    "twice, both whole": lambda h: (
+        json.dumps(h)[:-1] + f', "features.0.bias": {json.dumps(h["features.0.bias"])}}}'
+    ).encode(),
     "spaces": lambda h: b" " + json.dumps(h).encode(),
 }
 
