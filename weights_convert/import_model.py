@@ -68,7 +68,7 @@ def import_model(
     classes = class_names(settings.classes, settings.data, head.spec.classes)
     size = settings.image_size or head.image_size or 224
     if settings.preprocess:
-        how, chosen = preparation(settings.preprocess, size, head, settings.data), "as told by --preprocess"
+        how, chosen = preparation(settings.preprocess, size, head, settings.data), "as given by --preprocess"
     elif settings.data:
         images, labels = guess.sample(settings.data, classes, size)
         measured = guess.statistics(settings.data, size)
@@ -99,8 +99,8 @@ def _best(path: Path, data: Path, scores: list[guess.Score], classes: tuple[str,
     best, *others = scores
     if not best.works:
         raise UserError(
-            f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none can "
-            "be told. Say with --preprocess how its pictures were prepared; if its outputs come in another order than "
+            f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none is "
+            "chosen. Say with --preprocess how its pictures were prepared; if its outputs come in another order than "
             f"{', '.join(classes[:3])}, give --classes, too."
         )
     by = f"{best.photos} photos of {data}" + (" and the optimiser's state" if best.agreement else "")
