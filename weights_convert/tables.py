@@ -60,14 +60,10 @@ def scores(found: list[Score]) -> None:
         table.add_row(score.recipe.name, meaning, *figures, style=style)
     _print(table)
     if found[0].agreement is not None:
-        line(
-            "optimiser: rank correlation of each feature's strength with its strength in training, from the optimiser's state."
-        )
+        line("optimiser: rank correlation of the features' strengths with those in training, from its state.")
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
         names = ", ".join(tied)
-        line(
-            f"warning: these fit as well, within chance: {names}. If you know the right one, give it with --preprocess."
-        )
+        line(f"warning: these fit as well, within chance: {names}. If you know the right one: --preprocess.")
 
 
 def verdict(found: Verdict) -> None:
