@@ -1,6 +1,7 @@
 """`vgg-flax convert`, as a person types it: tables, folders, and one clear line for each mistake."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import typing
@@ -91,11 +92,19 @@ def test_help_fits_a_narrow_terminal_and_has_examples(monkeypatch, capsys, verb)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     if verb:
-        examples = [line.split() for line in lines if line.startswith("    vgg-flax convert ")]
+        examples = [line.split() for line in lines if line.startswith("  vgg-flax convert ")]
         assert examples and all(words[2] == verb[0] for words in examples)
         assert "usage: vgg-flax convert" in lines[0]
     else:
         assert {line.split()[0] for line in lines if line.startswith("  ")} == {"inspect", "import", "export", "verify"}
+
+
+def test_help_of_an_import_has_five_settings_first_and_the_rest_in_a_group(capsys):
+    with contextlib.suppress(SystemExit):
+        vgg_flax(["convert", "import", "--help"])
+    groups = capsys.readouterr().out.split("reading options")
+    options = [re.findall(r"^\W*(--[a-z][a-z-]*)", group, re.MULTILINE) for group in groups]
+    assert options == [["--data", "--preprocess", "--classes", "--model", "--overwrite"], ["--dialect", "--image-size"]]
 
 
 def test_an_import_does_without_jax(official, tmp_path):

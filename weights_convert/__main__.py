@@ -56,10 +56,20 @@ class Inspect:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the file is read, where it does not say so itself."""
+
+    dialect: Dialect = "auto"
+    """As in inspect."""
+    image_size: int | None = None
+    """Side of the pictures that a whole model was trained on; unset: as the file says, or 224."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Import:
     """Convert a weight file into a folder that `train --weights` takes.
 
-    With --preprocess or --data a fine-tuned Keras or ONNX model comes in whole, its head included, and
+    With --data or --preprocess a fine-tuned Keras or ONNX model comes in whole, its head included, and
     `webcam --model` takes it, too.
     """
 
@@ -67,21 +77,18 @@ class Import:
     """Keras .h5 or .keras, ONNX, safetensors, PyTorch .pth, NumPy .npz or .npy."""
     folder: Folder
     """Where the converted weights go."""
-    model: Literal["vgg16", "vgg19", "auto"] = "auto"
-    """Stop unless the file holds this model."""
-    dialect: Dialect = "auto"
-    """As in inspect."""
-    classes: str | None = None
-    """Names of a whole model's outputs in order: a,b,c or a file with one a line; unset: folders of --data."""
-    preprocess: str | None = None
-    """How pictures were prepared for a whole model: rgb- or bgr-, then unit, symmetric, caffe, torch, raw
-    or featurewise (mean and deviation of --data)."""
     data: Path | None = None
     """Labelled photos, a folder per class: tries every recipe on a few of them and keeps the best."""
-    image_size: int | None = None
-    """Side of the pictures that a whole model was trained on; unset: as the file says, or 224."""
+    preprocess: str | None = None
+    """How a whole model's pictures were prepared: rgb- or bgr- with unit, symmetric, caffe, torch, raw or
+    featurewise."""
+    classes: str | None = None
+    """Names of a whole model's outputs in order: a,b,c or a file with one a line; unset: folders of --data."""
+    model: Literal["vgg16", "vgg19", "auto"] = "auto"
+    """Stop unless the file holds this model."""
     overwrite: bool = False
     """Replace a folder that an earlier import wrote."""
+    reading: Reading = Reading()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +103,8 @@ class Export:
     file: File
     """.onnx, .keras, .h5 (a whole Keras model), .stablehlo or .safetensors; with --format hub a new folder."""
     format: Format = "auto"
-    """keras-weights: .h5 for keras.applications, a notebook head as its top; torchvision: backbone .safetensors with
-    its names; hub: a folder with the model and a model card."""
+    """keras-weights: .h5 for keras.applications, a notebook head as its top; torchvision: its names, .safetensors;
+    hub: a folder with the model and a model card."""
     half: bool = False
     """ONNX with float16 kernels: half the size."""
     int8: bool = False
@@ -152,9 +159,9 @@ def _run(args: list[str], prog: str) -> None:
         cli.fail(f"{verb!r} is no command{cli.nearest(verb, COMMANDS)} Expected one of {', '.join(COMMANDS)}.")
     settings, run, examples = COMMANDS[verb]
     summary, *more = inspect.cleandoc(settings.__doc__).split("\n\n")
-    # Only before a space are line breaks kept.
-    lines = [line for text in more for line in textwrap.wrap(text, 76)] + [f"  {prog} {line}" for line in examples]
-    description = "\n".join([summary, "", *(f"  {line}" for line in lines)])
+    explained = [f" {line}" for text in more for line in textwrap.wrap(text, 78)]
+    shown = [f"  {prog} {line}" for line in examples]
+    description = "\n".join([summary, "", *explained, *([" "] if explained else []), *shown])  # breaks: before a space
     command = cli.parse(settings, description, rest, f"{prog} {verb}")
     try:
         run(command)
@@ -181,7 +188,7 @@ def import_file(command: Import) -> None:
     from weights_convert import convert, mapping, readers, store, tables
 
     with readers.open_source(command.file) as source:
-        found = convert.plan(source, dialect=command.dialect)
+        found = convert.plan(source, dialect=command.reading.dialect)
         if command.model not in ("auto", found.model):
             mapping.wrong_model(command.file, found.model, command.model)
         if command.preprocess or command.data or command.classes:
@@ -197,7 +204,8 @@ def import_file(command: Import) -> None:
 def _import_model(command: Import, source: Source, found: Plan) -> None:
     from weights_convert import import_model, tables
 
-    settings = import_model.Settings(command.classes, command.preprocess, command.data, command.image_size)
+    size = command.reading.image_size
+    settings = import_model.Settings(command.classes, command.preprocess, command.data, size)
     whole = import_model.import_model(
         source, found, command.folder, settings, tables.scores, overwrite=command.overwrite
     )

@@ -23,7 +23,7 @@ def rescaling(source: Source, layers: list[Layer]) -> tuple[Exact, Exact]:
         if layer.kind in CONSTANT:
             by, plus = affine(source, layer)
             if by.size not in (1, 3) or plus.size not in (1, 3) or by.min() <= 0:
-                refuse(source.path, f"layer {printable(layer.name)} has not one positive scale for each colour.")
+                refuse(source.path, f"layer {printable(layer.name)} lacks one positive scale for each colour.")
             scale, offset = scale * by, offset * by + plus
             if scale.min() * LARGE < 1 or max(scale.max(), abs(offset).max()) > LARGE:
                 refuse(source.path, f"layer {printable(layer.name)} takes pixels beyond {LARGE:.0e}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import queue
@@ -36,6 +37,7 @@ def fetch(url: str, path: Path, md5: str, say: Say) -> Path:
 
     Raises:
       DownloadError: no connection, an error of the server, or another MD5 than expected.
+      OSError: the disk is full.
     """
     part = path.with_name(f"{path.name}.part")
     resumed = part.is_file() and part.stat().st_size > 0
@@ -47,6 +49,9 @@ def fetch(url: str, path: Path, md5: str, say: Say) -> Path:
             return part.replace(path)
         part.unlink()
     except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            part.unlink(missing_ok=True)  # a part that fills the disk helps nobody
+            raise
         raise DownloadError(_reason(error)) from None
     if resumed:  # the part may have been of an older file
         return fetch(url, path, md5, say)

@@ -154,7 +154,7 @@ class _Builder:
             self.reads = kernel.shape
         if self.standardize and not self.dense:
             if self.standardize[0].size not in (1, len(kernel)) or self.standardize[1].size not in (1, len(kernel)):
-                refuse(self.source.path, f"the Normalization before {printable(layer.name)} has not its features.")
+                refuse(self.source.path, f"the Normalization before {printable(layer.name)} does not fit its features.")
             mean, deviation = (np.broadcast_to(array, len(kernel)).copy() for array in self.standardize)
             self.standardize = mean, deviation
         if self.scale is not None and self.shift is not None:

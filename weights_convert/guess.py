@@ -1,9 +1,9 @@
 """Which recipe a fine-tuned model was trained with.
 
 Where the file has its optimiser's state, that leaves a few, see `optimiser`. Between those, or all, labelled photos
-decide: the evidence is the negative log likelihood of the labels, compared photo by photo: accuracy throws away how
-sure the model is. The logits of each recipe are first divided by the temperature that suits them best: a model that is
-too sure of itself would else look better under any recipe that flattens its answers. A head on a frozen backbone can
+decide: the evidence is the negative log likelihood of the labels, compared photo by photo, as accuracy ignores how
+sure the model is. The logits of each recipe are first divided by the temperature that suits them best: an overconfident
+model would otherwise look better under any recipe that flattens its answers. A head on a frozen backbone can
 work as well or better under ImageNet's own recipe than under the one of its training, so what is within chance is
 named.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FIRST, PHOTOS, BATCH = 64, 256, 16
 MEASURED = 2000  # photos for the statistics of `featurewise`
 TEMPERATURES = np.geomspace(0.05, 5000, 101)
-CHANCE = 0.01  # probability below which a model's being right is no chance
+CHANCE = 0.01  # probability below which being right so often is no chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Score:
 
     Attributes:
       loss: negative log likelihood of the labels, a photo, at the best temperature.
-      photos: how many were looked at; a recipe that is out of the race after the first ones is not tried on more.
+      photos: how many were looked at; a recipe that clearly fits worse on the first ones is not tried on more.
       agreement: of its features with the optimiser's state, -1 to 1, or None where that says nothing.
       works: the model is better than chance.
       tied: the best one, or no worse than chance makes it: within two standard errors, photo by photo.

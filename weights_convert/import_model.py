@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
-from weights_convert import guess, optimiser
+from weights_convert import guess, optimiser, store
 from weights_convert.convert import Plan
 from weights_convert.fold_head import Head, read_head
 from weights_convert.recipes import FEATUREWISE, MEANINGS, RECIPES, Recipe, recipe
@@ -67,7 +68,7 @@ def import_model(
     classes = class_names(settings.classes, settings.data, head.spec.classes)
     size = settings.image_size or head.image_size or 224
     if settings.preprocess:
-        how, chosen = preparation(settings.preprocess, size, head, settings.data), "as told by --preprocess"
+        how, chosen = preparation(settings.preprocess, size, head, settings.data), "as given by --preprocess"
     elif settings.data:
         images, labels = guess.sample(settings.data, classes, size)
         measured = guess.statistics(settings.data, size)
@@ -84,7 +85,9 @@ def import_model(
             f"give --data FOLDER with labelled photos, or --preprocess with one of {names}."
         )
     training = {"source": f"{source.path.name} ({source.format})", "recipe": how.name, "recipe_chosen": chosen}
-    bundle.save(make_bundle(plan, backbone, head, classes, how, training), folder)
+    whole = make_bundle(plan, backbone, head, classes, how, training)
+    with store.whole_folder(folder, store.is_ours, overwrite=overwrite) as new:
+        bundle.save(whole, new)
     first = plan.moves["backbone/block1_conv1/kernel"]
     moves = {**plan.moves, first.target: dataclasses.replace(first, flip=how.bgr)}
     prepared = how.preprocessing
@@ -96,8 +99,8 @@ def _best(path: Path, data: Path, scores: list[guess.Score], classes: tuple[str,
     best, *others = scores
     if not best.works:
         raise UserError(
-            f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none can "
-            "be told. Say with --preprocess how its pictures were prepared; if its outputs come in another order than "
+            f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none is "
+            "chosen. Say with --preprocess how its pictures were prepared; if its outputs come in another order than "
             f"{', '.join(classes[:3])}, give --classes, too."
         )
     by = f"{best.photos} photos of {data}" + (" and the optimiser's state" if best.agreement else "")
@@ -112,8 +115,8 @@ def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, .
       UserError: none given, or another number than the model has outputs.
     """
     if text:
-        file = Path(text)
-        listed = file.read_text("utf-8").splitlines() if file.is_file() else text.split(",")
+        # Path.is_file raises where a text is too long for a name.
+        listed = _lines(Path(text)) if os.path.isfile(text) else text.split(",")  # noqa: PTH113
         names = tuple(name.strip() for name in listed if name.strip())
     elif data:
         from vgg_flax.data.folder import open_dataset
@@ -128,6 +131,13 @@ def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, .
             f"--classes names {len(names)} classes ({', '.join(names[:5])}), the model has {count} outputs."
         )
     return names
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {file} can't be read as UTF-8 text ({error}). Save it as UTF-8.") from None
 
 
 def read(source: Source, plan: Plan) -> tuple[Params, Head]:

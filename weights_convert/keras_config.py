@@ -38,7 +38,7 @@ def chain(path: Path, config: Any) -> list[Layer]:
     """The layers in the order in which a picture passes them, models inside models laid out flat.
 
     Raises:
-      WeightFileError: no chain (branches, several inputs), or something else than an architecture.
+      WeightFileError: no chain (branches, several inputs), or no architecture at all.
     """
     layers: list[Layer] = []
     try:

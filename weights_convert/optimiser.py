@@ -1,4 +1,4 @@
-"""What an optimiser's state tells of the inputs that a head was trained on.
+"""What an optimiser's state says about the inputs that a head was trained on.
 
 Adam and RMSprop keep a mean of each weight's squared gradient. A dense kernel's gradient is what came in times the
 error of what went out, so its row is large where that feature fired: the file remembers how strongly each feature
@@ -22,7 +22,7 @@ def second_moments(source: Source, shape: tuple[int, int]) -> np.ndarray | None:
     """The second moments of a dense kernel's gradient, each row's summed.
 
     Args:
-      shape: (inputs, outputs) of the kernel. No name is looked at: Keras has had many for these arrays, but of those
+      shape: (inputs, outputs) of the kernel. Names are ignored: Keras has used many for these arrays, but of those
         with this shape only second moments have no negative values.
 
     Returns:
@@ -59,8 +59,8 @@ def by_channel(rows: np.ndarray, channels: int) -> np.ndarray:
 def near(agreements: list[float]) -> np.ndarray:
     """Indices of the recipes that fit about as well as the best one.
 
-    The random views that a head was trained on, and which photos weighed most, are not known; nearer ones were seen to
-    change places by that.
+    The random views that a head was trained on, and which photos weighed most, are unknown, and can change the order
+    of recipes that are nearer to each other than this.
     """
     apart = 1 - np.array(agreements)
     return np.flatnonzero(apart <= NEAR * apart.min())

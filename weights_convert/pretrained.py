@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vgg_flax.errors import UserError
 from weights_convert.types import Say, Weights
 
-if TYPE_CHECKING:  # --help needn't wait for NumPy
+if TYPE_CHECKING:  # --help does not wait for NumPy
     from vgg_flax.network.spec import BackboneSpec
 
 
@@ -18,7 +18,7 @@ def load(source: str, spec: BackboneSpec, *, say: Say) -> Weights:
     Args:
       source: `imagenet`, a weight file, a folder that `import` wrote, a bundle or a run.
       spec: the backbone it must be.
-      say: called with a line of text when something takes long or deserves a word.
+      say: called with a line of text when something takes long or should be known.
 
     Raises:
       WeightsUnavailable: `imagenet`, and neither the cache nor a network has it.

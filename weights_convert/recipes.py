@@ -1,4 +1,4 @@
-"""How people prepare pictures for VGG: the recipes that a weight file does not tell, and which of them fits.
+"""How people prepare pictures for VGG, which a weight file does not say: the recipes by name.
 
 A recipe is a colour order and a scaling; in our terms, whether the first kernel's input channels are flipped, and a
 mean and standard deviation in RGB.

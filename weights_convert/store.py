@@ -20,18 +20,13 @@ def save(plan: Plan, folder: Path, source: str, *, overwrite: bool = False) -> N
     Raises:
       UserError: the folder exists, or can't be written.
     """
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
     head = plan.top
     classes = tuple(map(str, range(head.classes if head else 0)))  # the file does not name them
     training = {"source": source, "dialect": plan.dialect}
     record = bundle.describe(BackboneSpec(plan.model, plan.blocks), head, plan.preprocessing, classes, training)
     arrays = [bundle.Entry(path.replace("top/", "head/"), move.shape, move.read) for path, move in plan.moves.items()]
-    try:
-        with whole_folder(folder, {bundle.ARRAYS, bundle.RECORD}.issuperset) as new:
-            bundle.write(new, record, arrays)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written: {error.strerror or error}.") from None
+    with whole_folder(folder, is_ours, overwrite=overwrite) as new:
+        bundle.write(new, record, arrays)
 
 
 def load(folder: Path, spec: BackboneSpec) -> Weights:
@@ -45,26 +40,40 @@ def load(folder: Path, spec: BackboneSpec) -> Weights:
     return Weights(found.params, found.preprocessing, found.training.get("source", f"the trained model in {folder}"))
 
 
+def is_ours(names: set[str]) -> bool:
+    """Whether a folder with these files, and nothing else, may be replaced: an earlier import, or an empty one."""
+    return names <= {bundle.ARRAYS, bundle.RECORD}
+
+
 @contextlib.contextmanager
-def whole_folder(folder: Path, ours: Callable[[set[str]], bool]) -> Iterator[Path]:
+def whole_folder(folder: Path, ours: Callable[[set[str]], bool], *, overwrite: bool) -> Iterator[Path]:
     """An empty folder of the same name, which takes the place of `folder` if all went well, and goes away if not.
 
     Args:
       ours: whether a folder that holds files of these names, and nothing else, may be replaced.
 
     Raises:
-      UserError: `folder` holds anything else, and is left as it is.
+      UserError: `folder` exists and may not be replaced, or can't be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(folder) as temporary:
-        new = temporary / "new" / folder.name
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            inside = list(folder.iterdir()) if folder.is_dir() else [folder]
-            names = sorted(path.name for path in inside)
-            if not (folder.is_dir() and all(path.is_file() for path in inside) and ours(set(names))):
-                raise UserError(f"{folder} holds {', '.join(names[:3])} and is not replaced. Give another folder.")
-            folder.rename(temporary / "old")
-        new.rename(folder)
-        sync_folder(folder.parent)
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder) as temporary:
+            new = temporary / "new" / folder.name
+            new.mkdir(parents=True)
+            yield new
+            if folder.exists():
+                _check_replaceable(folder, ours)
+                folder.rename(temporary / "old")
+            new.rename(folder)
+            sync_folder(folder.parent)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {error.strerror or error}.") from None
+
+
+def _check_replaceable(folder: Path, ours: Callable[[set[str]], bool]) -> None:
+    inside = list(folder.iterdir()) if folder.is_dir() else [folder]
+    names = sorted(path.name for path in inside)
+    if not (folder.is_dir() and all(path.is_file() for path in inside) and ours(set(names))):
+        raise UserError(f"{folder} holds {', '.join(names[:3])} and is not replaced. Give another folder.")

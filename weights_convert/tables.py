@@ -60,10 +60,10 @@ def scores(found: list[Score]) -> None:
         table.add_row(score.recipe.name, meaning, *figures, style=style)
     _print(table)
     if found[0].agreement is not None:
-        line("optimiser: how well each feature's strength goes with that in training, by the file's optimiser state.")
+        line("optimiser: rank correlation of the features' strengths with those in training, from its state.")
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
         names = ", ".join(tied)
-        line(f"warning: within chance of the first: {names}. If you know how it was, say so with --preprocess.")
+        line(f"warning: these fit as well, within chance: {names}. If you know the right one: --preprocess.")
 
 
 def verdict(found: Verdict) -> None:
@@ -80,7 +80,7 @@ def verdict(found: Verdict) -> None:
 
 
 def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
-    """Print how far another runtime and ours are apart, stage by stage, and whose fault it is."""
+    """Print how far another runtime and ours are apart, stage by stage, and of which kind the difference is."""
     table = Table(title=escape(f"{file.name}: {runtime} against ours"), title_justify="left")
     for column in ("stage", "kind", "difference", ""):
         table.add_column(column, justify="right" if column == "difference" else "left")

@@ -1,4 +1,4 @@
-"""What `--weights` gives, and how it is told that there is none."""
+"""What `--weights` gives, and the error where there is nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vgg_flax.errors import UserError
 
-if TYPE_CHECKING:  # the types of a command needn't wait for NumPy
+if TYPE_CHECKING:  # the types of a command do not wait for NumPy
     from vgg_flax.network.params import Params
     from vgg_flax.network.spec import Preprocessing
 
@@ -21,7 +21,7 @@ class WeightsUnavailable(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Convolutions that somebody trained.
+    """Trained convolutions.
 
     Attributes:
       backbone: {layer: {"kernel": [3, 3, in, out], "bias": [out]}}, float32, for RGB input.

@@ -55,8 +55,8 @@ class Verdict:
 def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = None) -> Verdict:
     """Compare. Raises UserError when the file's runtime is missing, with how to install it.
 
-    A file with rounded kernels is held against our model with the same rounded kernels, as strictly as any other; what
-    the rounding itself changes is said beside it.
+    A file with rounded kernels is compared with our model with the same rounded kernels, as strictly as any other; what
+    the rounding itself changes is reported beside it.
 
     Args:
       name: a key of `writers.FORMATS`.
@@ -91,7 +91,7 @@ def _in_batches(run: Callable[[np.ndarray], Any], images: np.ndarray) -> np.ndar
 
 
 def _stored_weights(path: Path) -> Weights:
-    """How the kernels of an ONNX export of ours are stored, as its metadata say."""
+    """How the kernels of an ONNX export of ours are stored, according to its metadata."""
     import onnx
 
     facts = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
@@ -164,7 +164,7 @@ def _only_our_layers(path: Path) -> None:
             name = node.get("class_name")
             if name is not None and name not in EXPORTED:
                 what = f"a {printable(name)}, which no export of ours has"
-                raise UserError(f"{path} names {what}, and is not loaded. Expected a file that `export` wrote.")
+                raise UserError(f"{path} names {what}. It is not loaded. Expected a file that `export` wrote.")
             stack += node.values()
         elif isinstance(node, list):
             stack += node

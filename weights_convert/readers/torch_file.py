@@ -43,7 +43,7 @@ def open_torch_zip(path: Path, archive: Archive) -> Iterator[Source]:
     def fetch(storage: Storage, start: int, count: int) -> bytes:
         member, size = f"{folder}data/{storage.key}", SIZES[storage.dtype]
         if member not in archive.names or archive.names[member].file_size != storage.size * size:
-            refuse(path, f"storage {printable(storage.key)} has not the {storage.size * size:,} bytes that it claims.")
+            refuse(path, f"storage {printable(storage.key)} lacks the {storage.size * size:,} bytes that it claims.")
         if archive.names[member].compress_type != zipfile.ZIP_STORED:
             refuse(path, f"storage {printable(storage.key)} is compressed; torch.save never does that.")
         return archive.slice(member, start * size, count * size)

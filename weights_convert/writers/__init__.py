@@ -67,7 +67,8 @@ def write(bundle: Bundle, path: Path, name: str, *, weights: Weights = "float32"
     module = importlib.import_module(f"weights_convert.writers.{FORMATS[name][0]}")
     options = {"weights": weights} if name == "onnx" else {}
     try:
-        with store.whole_folder(path, module.is_ours) if name == "hub" else _whole(path) as temporary:
+        new = store.whole_folder(path, module.is_ours, overwrite=overwrite) if name == "hub" else _whole(path)
+        with new as temporary:
             module.write(published(bundle), temporary, name, **options)
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}.") from None

@@ -34,7 +34,7 @@ def _data(record: dict[str, Any]) -> str:
     rows.append(("all", *(split["count"] for split in splits.values())))
     what = "validation chose among its states."
     if record["chosen"]:
-        what = "validation asked models that were fitted without the picture."
+        what = "validation figures come from models that were fitted without the picture."
     return (
         f"## Training data\n\nThe data is called {quoted(record['data'])}. In pictures:\n\n"
         f"{table(('class', *splits), rows, numbers=3)}\n"
@@ -82,11 +82,14 @@ def _results(bundle: Bundle) -> str:
         ("log loss of naming only the classes' shares", *(f"{_entropy(split):.4f}" for split in (test, val))),
         ("pictures", test["count"], val["count"]),
     ]
+    chose, fitted = "the epoch", "on validation"
+    if bundle.training["chosen"]:
+        chose, fitted = "blocks and regularisation", "on answers of models that had not seen the picture"
     return (
-        "## Results\n\nThe test pictures were looked at once, at the end. Validation chose the epoch and whatever "
-        f"settings were left open, so its figures flatter.\n\n{table(('', 'test', 'validation'), rows, numbers=2)}\n"
+        f"## Results\n\nThe test pictures were used once, at the end. Validation chose {chose}, so its figures are "
+        f"optimistic.\n\n{table(('', 'test', 'validation'), rows, numbers=2)}\n"
         "Intervals: Wilson, J. Am. Stat. Assoc. 22 (1927) 209, for pictures that are independent of each other. "
-        f"Calibration: logits are divided by the temperature {bundle.judge.temperature:.3f}, fitted on validation, "
+        f"Calibration: logits are divided by the temperature {bundle.judge.temperature:.3f}, fitted {fitted}, "
         f"where 1 changes nothing (Guo et al., arXiv:1706.04599).\n\n{_classes(bundle, test)}"
     )
 
