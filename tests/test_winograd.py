@@ -136,7 +136,7 @@ def test_is_as_accurate_as_promised(network):
 @pytest.fixture(scope="module")
 def imagenet():
     """The backbone of ImageNet's VGG16, and what it expects of pictures."""
-    weights = weights_convert.load("imagenet", BACKBONES["vgg16"])
+    weights = weights_convert.load("imagenet", BACKBONES["vgg16"], say=print)
     return weights.backbone, weights.preprocessing
 
 
