@@ -107,6 +107,7 @@ class Contender:
         strengths = importlib.import_module("vgg_flax.training.regression").STRENGTHS
         powers = [1 / (strength * len(labels)) for strength in strengths]
         options = {"Cs": powers, "cv": FOLDS, "max_iter": 1000, "scoring": "neg_log_loss", "n_jobs": -1}
+        options |= {"l1_ratios": (0.0,), "use_legacy_attributes": False}  # defaults to be, and warned of until then
         model = pipeline.make_pipeline(scaler(), linear.LogisticRegressionCV(**options))
         return lambda: model.fit(inputs, labels)
 
