@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -66,6 +67,18 @@ def test_a_view_does_not_depend_on_the_batch_it_travels_in(images):
     together = augment(images, view_keys(7, 3, CONTENTS), config)
     alone = augment(images[4:5], view_keys(7, 3, CONTENTS[4:5]), config)
     np.testing.assert_allclose(together[4], alone[0], atol=2e-3)  # of 255; batches are summed in another order
+
+
+def test_a_key_depends_on_seed_view_and_content_alone():
+    def keys(*where):
+        return jax.random.key_data(view_keys(*where)).tolist()
+
+    together = keys(7, 3, CONTENTS)
+    assert keys(7, 3, CONTENTS[::-1]) == together[::-1], "not on the place in the batch"
+    assert [keys(7, 3, CONTENTS[i : i + 1])[0] for i in range(6)] == together, "nor on the company"
+    assert keys(7, 3, CONTENTS[[2, 2]]) == [together[2]] * 2, "copies of a picture look the same"
+    others = [keys(8, 3, CONTENTS), keys(7, 4, CONTENTS), together]
+    assert len({tuple(key) for some in others for key in some}) == 18, "each of the three changes it"
 
 
 def test_seed_view_and_picture_each_change_the_result(images):

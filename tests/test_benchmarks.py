@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convert, driver, networks, peers, stats, suite, tables, train_end_to_end
+from benchmarks import convert, driver, forward, head, networks, peers, stats, suite, tables, train_end_to_end
 from vgg_flax.network.spec import BACKBONES, conv_layers
 
 FAKE = """
@@ -234,9 +234,18 @@ HEAD = {"pictures": 50, "width": 2560, "classes": 2, "epochs": 2}
         ("finetune", {"who": "ours"}, NETWORK),
         ("head", {"who": "ours"}, HEAD),
         ("head", {"who": "regression"}, HEAD),
+        ("head", {"who": "sklearn"}, HEAD),
+        ("head", {"who": "sklearn_folds"}, HEAD),
     ],
 )
 def test_our_contenders_run(module: str, options: dict[str, str], case: dict):
     contender = importlib.import_module(f"benchmarks.contenders.{module}").Contender(**options)
     assert np.isfinite(contender.prepare(case)).all()
     contender.run()
+
+
+def test_our_regression_and_scikit_learns_solve_the_same_problem():
+    contender = importlib.import_module("benchmarks.contenders.head").Contender
+    case = HEAD | {"pictures": 200, "width": 100, "strength": 0.1}
+    samples = {who: {"sample": contender(who).prepare(case)} for who in ("regression_once", "sklearn_once")}
+    assert forward.disagreement({"contenders": samples}, head.CONVERGED) < head.CONVERGED

@@ -23,18 +23,20 @@ def features(case: dict) -> tuple[np.ndarray, np.ndarray]:
 class Contender:
     """`who` is ours or keras: `case["epochs"]` passes, batches of 32; or sklearn: until it converges.
 
-    Or one that chooses its regularisation by five folds, among as many strengths: regression, which is the head of
-    `train.py`, or sklearn_folds.
+    Or the head of `train.py`, and scikit-learn's of the same meaning: with the regularisation `case["strength"]`, for
+    all rows and without each of five folds (regression_once, sklearn_once); or with one that the folds choose among
+    the same strengths, of which ours leaves out the weak ones once the loss has risen (regression, sklearn_folds).
     """
 
     def __init__(self, who: str):
         self._prepare = getattr(self, f"_{who}")
         self.versions: dict[str, str] = {}
 
-    def prepare(self, case: dict) -> list[float]:
+    def prepare(self, case: dict) -> np.ndarray:
+        """The logits of the second class beside those of the first, where the contenders' must agree."""
         self.run: Any = self._prepare(case, *features(case))
-        self.run()
-        return []
+        found = self.run()
+        return found if "strength" in case else np.empty(0)
 
     def _ours(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         import jax
@@ -58,6 +60,34 @@ class Contender:
 
         return run
 
+    def _regression_once(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
+        from vgg_flax.training import regression
+
+        folds = np.arange(len(labels)) % FOLDS
+
+        def run() -> np.ndarray:
+            found = regression.fit(inputs, labels, folds, case["strength"], case["classes"])
+            kernel, bias = found.kernel[:, 1] - found.kernel[:, 0], found.bias[1] - found.bias[0]
+            return (inputs - found.mean) / found.std @ kernel + bias
+
+        return run
+
+    def _sklearn_once(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
+        linear = importlib.import_module("sklearn.linear_model")
+        pipeline = importlib.import_module("sklearn.pipeline")
+        scaler = importlib.import_module("sklearn.preprocessing").StandardScaler
+        # Of two classes scikit-learn keeps one kernel, the difference of ours, which weighs twice as much as they do.
+        power = 2 / (case["strength"] * len(labels))
+        folds = np.arange(len(labels)) % FOLDS
+
+        def run() -> np.ndarray:
+            for fold in [*range(FOLDS), -1]:
+                model = pipeline.make_pipeline(scaler(), linear.LogisticRegression(C=power, max_iter=1000))
+                model.fit(inputs[folds != fold], labels[folds != fold])
+            return model.decision_function(inputs)
+
+        return run
+
     def _regression(self, case: dict, inputs: np.ndarray, labels: np.ndarray) -> Any:
         from vgg_flax.training import regression
 
@@ -77,6 +107,7 @@ class Contender:
         strengths = importlib.import_module("vgg_flax.training.regression").STRENGTHS
         powers = [1 / (strength * len(labels)) for strength in strengths]
         options = {"Cs": powers, "cv": FOLDS, "max_iter": 1000, "scoring": "neg_log_loss", "n_jobs": -1}
+        options |= {"l1_ratios": (0.0,), "use_legacy_attributes": False}  # defaults to be, and warned of until then
         model = pipeline.make_pipeline(scaler(), linear.LogisticRegressionCV(**options))
         return lambda: model.fit(inputs, labels)
 

@@ -68,11 +68,11 @@ class Predictor:
         return self.predict(load_image(path, self.preprocessing)[None])[0]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`; each row sums to 1."""
+        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`; each row sums to 1. Raises as `logits`."""
         return self.bundle.judge.probabilities(self.logits(images))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`."""
+        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`. Raises ValueError for any other array."""
         size = self.preprocessing.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images are {images.dtype}{list(images.shape)}, expected uint8[n, {size}, {size}, 3].")

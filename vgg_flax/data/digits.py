@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from vgg_flax.data import Dataset
+from vgg_flax.data.dataset import Dataset
 
 
 def open_dataset() -> Dataset:

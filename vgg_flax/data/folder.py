@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.data import Dataset
+from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.decode import read_bytes
 from vgg_flax.errors import UserError
 from vgg_flax.settings import SPLITS

@@ -14,7 +14,8 @@ import numpy as np
 
 from vgg_flax.cache import RowStore
 from vgg_flax.console import bar, say
-from vgg_flax.data import Dataset, decode, open_dataset
+from vgg_flax.data import decode, open_dataset
+from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.prefetch import prefetch
 from vgg_flax.data.split import assign_folds, assign_splits
 from vgg_flax.errors import BadImage, UserError

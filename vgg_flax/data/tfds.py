@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax.data import Dataset
+from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.folder import SYNONYMS
 from vgg_flax.errors import UserError
 
