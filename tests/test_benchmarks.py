@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convert, driver, forward, head, networks, peers, stats, suite, tables, train_end_to_end
+from benchmarks import accuracy, convert, driver, forward, head, networks, peers, stats, suite, tables, train_end_to_end
 from vgg_flax.network.spec import BACKBONES, conv_layers
 
 FAKE = """
@@ -249,3 +249,27 @@ def test_our_regression_and_scikit_learns_solve_the_same_problem():
     case = HEAD | {"pictures": 200, "width": 100, "strength": 0.1}
     samples = {who: {"sample": contender(who).prepare(case)} for who in ("regression_once", "sklearn_once")}
     assert forward.disagreement({"contenders": samples}, head.CONVERGED) < head.CONVERGED
+
+
+def test_calibration_error_is_the_gap_between_sure_and_right():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    labels = np.array([0, 1, 0, 1])  # at 0.9 one of two is right: a gap of 0.4 for each; 0.4 and 0.2 for the others
+    assert accuracy.calibration_error(probabilities, labels) == pytest.approx((0.8 + 0.4 + 0.2) / 4)
+    assert accuracy.calibration_error(np.eye(2)[labels], labels) == 0  # as sure as right, in the last bin
+
+
+def test_accuracy_tables_hold_each_run_and_the_mean_of_each_set():
+    def result(name: str, seed: int, plain: float) -> dict:
+        scores = dict.fromkeys(accuracy.TITLES, 0.5) | {"plain": plain}
+        by_change = dict.fromkeys(accuracy.robust.CHANGES, plain)
+        return {"set": name, "seed": seed, "image_size": 64, "test": 9, "by_change": by_change, **scores}
+
+    runs, changes = accuracy.describe([result("a", 0, 0.2), result("a", 1, 0.4), result("b", 0, 1.0)]).split("\n\n")
+    assert [line.split(" | ")[:4] for line in runs.splitlines()[2:]] == [
+        ["| a, seed 0", "64", "9", "0.200"],
+        ["| a, seed 1", "64", "9", "0.400"],
+        ["| **a, mean**", "64", "9", "0.300"],
+        ["| b, seed 0", "64", "9", "1.000"],
+        ["| **b, mean**", "64", "9", "1.000"],
+    ]
+    assert [line.split(" | ")[1] for line in changes.splitlines()[2:]] == ["0.300", "1.000"]
