@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--weights", "random", "--image-size", "32", "--engine", "xla"]
 QUICK = [*SMALL, "--head", "linear", "--views", "2", "--epochs", "6", "--lr", "0.01"]
 BLOCK5 = ("--unfreeze", "block5", "--lr", "0.001")
+NOTEBOOK = ("--head", "notebook", "--lr", "0.003", "--dropout", "0.2", "--views", "1")
 REGRESSION = ("--head", "regression", "--epochs", "60")
 LEFT = {
     "config.yaml", "metrics.csv", "model", "report.json", "curves.png", "confusion_matrix.png",
@@ -288,17 +289,17 @@ def test_a_loss_that_explodes_stops_with_advice(workplace, finished):
     (*REGRESSION, "--views", "2", "--blocks", "5", "--weight-decay", "0.01"),
     ("--model", "vgg19", *REGRESSION),
     (*BLOCK5, "--cache", "none"),
-    (*BLOCK5, "--head", "notebook", "--epochs", "2"),
+    (*BLOCK5, *NOTEBOOK, "--epochs", "8"),
     (*BLOCK5, "--precision", "bfloat16", "--epochs", "4"),
-    ("--unfreeze", "all", "--epochs", "2"),
-    ("--head", "notebook", "--lr", "0.001"),
+    ("--unfreeze", "all", "--lr", "0.0001", "--epochs", "3"),
+    (*NOTEBOOK, "--epochs", "12"),
     ("--precision", "bfloat16", "--epochs", "2"),
 ], ids=" ".join)  # fmt: skip
 def test_every_way_to_train(workplace, options):
     name = "-".join(options).strip("-")
     run(workplace, "--name", name, *options)
     report = json.loads((workplace / "runs" / name / "report.json").read_text())
-    assert report["test"]["accuracy"] > 0.6
+    assert report["test"]["accuracy"] > 0.9  # half of the test pictures are of one class
 
 
 def test_a_finished_run_is_a_source_of_weights(workplace, finished):
