@@ -42,7 +42,7 @@ def draw_curves(rows: list[dict[str, float]], best_epoch: int, path: Path) -> No
         for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
             for split, colour in (("train", TRAIN), ("val", VAL)):
                 values = [row[f"{split}_{metric}"] for row in rows]
-                axis.plot(epochs, values, marker, ls="-", color=colour, lw=2, ms=4, label=split)
+                axis.plot(epochs, values, marker=marker, color=colour, lw=2, ms=4, label=split)
             kept = rows[best_epoch - 1][f"val_{metric}"]
             axis.axvline(best_epoch, color=VAL, lw=1, ls=":")
             axis.plot([best_epoch], [kept], "o", color=VAL, ms=9, mfc="white", mew=2, zorder=5)
