@@ -64,7 +64,7 @@ def measure(name: str, seed: int, options: dict[str, Any], changed: int | None) 
         predictor = vgg_flax.Predictor.load(run)
     photos, size = data.load(from_flat(TrainSettings, options))
     test = photos.rows("test")
-    labels, logits = photos.labels[test], predictor.logits(photos.images[test])
+    labels, logits = photos.labels[test], predictor.run(photos.images[test])[0]
     probabilities = predictor.bundle.judge.probabilities(logits)
     few = test[np.argsort(photos.contents[test])[:changed]]
     by_change = robust.accuracies(

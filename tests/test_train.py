@@ -133,13 +133,13 @@ def test_predictions_are_out_of_fold_where_the_final_model_has_learned(workplace
     assert ((found.folds >= 0) == (found.splits != "test")).all() and found.folds.max() == 4
     predictor = Predictor.load(regressed)
     images = np.stack([load_image(workplace / "photos" / name, predictor.preprocessing) for name in found.names])
-    final = predictor.logits(images)
+    final = predictor.run(images)[0]
     test = found.splits == "test"
     np.testing.assert_allclose(found.logits[test], final[test], rtol=1e-3, atol=1e-3)
     assert np.abs(found.logits[~test] - final[~test]).max() > 1e-2
     report = json.loads((regressed / "report.json").read_text())
     assert report["val"]["count"] == int((~test).sum())
-    assert report["temperature"] == found.judge().temperature >= 1
+    assert report["judge"]["temperature"] == found.judge().temperature >= 1
 
 
 def test_a_val_folder_of_ones_own_stays_apart(workplace, regressed):

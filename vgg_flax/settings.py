@@ -101,6 +101,14 @@ class SplitSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class AnswerSettings:
+    """When the trained model may answer."""
+
+    min_precision: float = 0.95
+    """Of the answers given as a plain label, so many should be right; what is less sure is "not sure"."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """Train a classifier on your photos: ImageNet VGG features, a new head, an honest evaluation."""
 
@@ -121,6 +129,7 @@ class TrainSettings:
     features: FeatureSettings = FeatureSettings()
     augment: AugmentSettings = AugmentSettings()
     split: SplitSettings = SplitSettings()
+    answer: AnswerSettings = AnswerSettings()
 
     def __post_init__(self) -> None:
         check_train(self)
@@ -165,6 +174,8 @@ def check_train(settings: TrainSettings) -> None:
     total = split.val_split + split.test_split
     _check("val-split plus --test-split", total, total < 1, "less than 1, so that some photos train")
     _check("seed", split.seed, 0 <= split.seed < 2**32, "0 to 4294967295")
+    precision = settings.answer.min_precision
+    _check("min-precision", precision, 0 < precision <= 1, "a share above 0, at most 1")
     for field in dataclasses.fields(settings.augment):
         value = getattr(settings.augment, field.name)
         limit = 180.0 if field.name == "rotation" else 1.0

@@ -2,7 +2,8 @@
 
 The JSON file holds what the arrays can't say: the architecture, the class names, the preprocessing record, the judge,
 how the model came to be, and the SHA-256 of the arrays' file, checked at every load. Format 1; parameter paths are
-those of `params`. A backbone without a head is kept in the same two files; its `head` is null.
+those of `params`. A backbone without a head is kept in the same two files; its `head` is null. What the judge knows of
+the training photos, where it knows them, is a third file, `judge.safetensors`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 
-from vgg_flax.answers.judge import Judge
+from vgg_flax.answers.judge import Judge, References
 from vgg_flax.errors import UserError
 from vgg_flax.files import temporary_name, write_atomic
 from vgg_flax.network import params as param_tools
 from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing
 
 FORMAT = 1
-ARRAYS, RECORD = "model.safetensors", "model.json"
+ARRAYS, RECORD, JUDGE = "model.safetensors", "model.json", "judge.safetensors"
+MEASURED = ("temperature", "min_precision", "sure", "reached", "candidate", "distance")  # of the judge, in the record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +77,25 @@ class Entry:
 def save(bundle: Bundle, folder: Path) -> None:
     """Write the bundle. Each file appears whole or not at all."""
     record = describe(bundle.spec.backbone, bundle.spec.head, bundle.preprocessing, bundle.classes, bundle.training)
-    record |= {"precision": bundle.spec.precision, "judge": dataclasses.asdict(bundle.judge)}
+    record |= {"precision": bundle.spec.precision, "judge": measured(bundle.judge)}
+    if bundle.judge.references:
+        data = _photos_of(bundle.judge)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / JUDGE, data)
+        record["judge_sha256"] = hashlib.sha256(data).hexdigest()
     write(folder, record, entries(bundle.params))
+
+
+def measured(judge: Judge) -> dict[str, Any]:
+    """What a judge was measured to be, without the training photos; JSON types."""
+    return {name: getattr(judge, name) for name in MEASURED}
+
+
+def _photos_of(judge: Judge) -> bytes:
+    """judge.safetensors: what a judge knows of the training photos."""
+    assert judge.references is not None
+    arrays = {"features": judge.references.features, "seen": np.frombuffer(judge.seen, np.uint8).reshape(-1, 32)}
+    return safetensors.numpy.save(arrays, {"names": json.dumps(judge.references.names)})
 
 
 def describe(
@@ -93,7 +113,7 @@ def describe(
         "precision": "float32",
         "preprocessing": dataclasses.asdict(preprocessing),
         "classes": classes,
-        "judge": dataclasses.asdict(Judge()),
+        "judge": measured(Judge()),
         "training": training,
     }
 
@@ -161,7 +181,7 @@ def load(path: str | Path) -> Bundle:
         head = HeadSpec(**record["head"] | {key: tuple(record["head"][key]) for key in ("blocks", "pools", "hidden")})
         spec = ModelSpec(backbone, head, preprocessing.image_size, record["precision"])
         params = param_tools.merge_strict(abstract_params(spec), _arrays(folder))
-        classes, judge, training = tuple(record["classes"]), Judge(**record["judge"]), record["training"]
+        classes, judge, training = tuple(record["classes"]), _judge(folder, record, backbone), record["training"]
     if len(classes) != head.classes:
         raise UserError(f"{folder / RECORD} names {len(classes)} classes, expected {head.classes}.")
     return Bundle(spec, params, classes, preprocessing, judge, training)
@@ -192,6 +212,21 @@ def _read(path: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield folder, record
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} holds no usable model: {type(error).__name__}: {error}.") from None
+
+
+def _judge(folder: Path, record: dict[str, Any], backbone: BackboneSpec) -> Judge:
+    judge = Judge(**{name: record["judge"][name] for name in MEASURED})
+    if "judge_sha256" not in record:
+        return judge
+    if hashlib.sha256(data := (folder / JUDGE).read_bytes()).hexdigest() != record["judge_sha256"]:
+        raise UserError(f"{folder / JUDGE} was changed or damaged (SHA-256). Copy or make it again.")
+    arrays = safetensors.numpy.load(data)
+    with safetensors.safe_open(folder / JUDGE, "np") as file:
+        names = json.loads(file.metadata()["names"])
+    features, seen = arrays["features"], arrays["seen"]
+    if features.shape != (len(names), backbone.blocks[-1][-1]) or seen.shape[1:] != (32,) or judge.distance is None:
+        raise ValueError(f"{JUDGE} holds {features.shape} features of {len(names)} photos")
+    return dataclasses.replace(judge, references=References(features, tuple(names)), seen=seen.tobytes())
 
 
 def _backbone_spec(record: dict[str, Any]) -> BackboneSpec:

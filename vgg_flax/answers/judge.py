@@ -1,23 +1,210 @@
-"""What a probability of a model is worth."""
+"""What an answer is worth: a probability that can be believed, and when to say "not sure" or "unlike the photos"."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.special import softmax
 
+from vgg_flax.answers.scores import fit_temperature
+
+Verdict = Literal["label", "unsure", "unlike"]
+
+NEIGHBOURS = 5  # a picture is as far from the training photos as from the 5th nearest of them
+OUTLIERS = 0.99  # so many of the training photos are nearer to the others than the threshold
+MOST_REFERENCES = 20_000
+COVERAGE = 0.95  # of the candidates
+MOST_FAMILIAR = 10.0  # familiarity is threshold / distance, and a copy has no distance
+BLOCK_BYTES = 64 * 2**20  # of distances that are in memory at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class References:
+    """The training photos that a new picture is compared with.
+
+    Attributes:
+      features: float16 `[m, channels]`, averages of block 5, each row of length 1, neither shifted nor scaled.
+      names: `[m]` of the photos.
+    """
+
+    features: np.ndarray
+    names: tuple[str, ...]
+
+    def distances(self, averages: np.ndarray) -> np.ndarray:
+        """Squared distance of each picture from each reference: averages `[n, channels]` -> float32 `[n, m]`."""
+        return np.maximum(0, 2 - 2 * unit_rows(averages) @ self._float32.T)
+
+    @functools.cached_property
+    def _float32(self) -> np.ndarray:
+        return unit_rows(self.features.astype(np.float32))  # again of length 1 after rounding
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, References) and self.names == other.names
+        return same and np.array_equal(self.features, other.features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What is said of one picture.
+
+    Attributes:
+      verdict: `unlike` the training photos, `unsure` of the label, or a plain `label`.
+      label: the index of the most probable class, whatever the verdict.
+      probabilities: float32 `[classes]`.
+      candidates: the classes that can't be ruled out, most probable first; the label is always among them.
+      familiarity: the threshold over the distance to the 5th nearest training photo, at most 10: below 1 the picture
+        is farther away than 99 % of the training photos are from each other. None where none are known.
+      nearest: the 5 nearest training photos, indices into the references, nearest first.
+    """
+
+    verdict: Verdict
+    label: int
+    probabilities: np.ndarray
+    candidates: tuple[int, ...]
+    familiarity: float | None
+    nearest: tuple[int, ...]
+
+    @property
+    def probability(self) -> float:
+        """Of the label."""
+        return float(self.probabilities[self.label])
+
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Turns logits into probabilities that can be believed. Stored in the bundle.
+    """Turns logits and features into verdicts. Stored in the bundle.
 
     Attributes:
       temperature: logits are divided by it before the softmax; 1 where nothing was measured.
+      min_precision: of the answers given as a plain label, so many should be right.
+      sure: the least probability of a plain label; 0 where nothing was measured.
+      reached: whether answers that probable were right so often, out of fold.
+      candidate: the least probability of a class that can't be ruled out at 95 %; 1 where nothing was measured.
+      distance: squared distance from the training photos above which a picture is unlike them; None where unknown.
+      references: the training photos; None where unknown.
+      seen: SHA-256 of every picture that the model has learned from, 32 bytes each, one after the other.
     """
 
     temperature: float = 1.0
+    min_precision: float = 0.95
+    sure: float = 0.0
+    reached: bool = True
+    candidate: float = 1.0
+    distance: float | None = None
+    references: References | None = None
+    seen: bytes = b""
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Logits `[n, classes]` -> float32 `[n, classes]`; each row sums to 1."""
         return softmax(logits.astype(np.float64) / self.temperature, axis=-1).astype(np.float32)
+
+    def judge(self, logits: np.ndarray, averages: np.ndarray | None = None) -> list[Judgement]:
+        """Verdicts.
+
+        Args:
+          logits: float32 `[n, classes]`.
+          averages: float32 `[n, channels]`, of block 5; None leaves familiarity out.
+        """
+        probabilities = self.probabilities(logits)
+        familiarity, nearest = [None] * len(logits), np.zeros((len(logits), 0), np.int64)
+        if self.references is not None and averages is not None:
+            familiarity, nearest = self._familiarity(averages)
+        return [self._judgement(*row) for row in zip(probabilities, familiarity, nearest, strict=True)]
+
+    def _familiarity(self, averages: np.ndarray) -> tuple[list[float], np.ndarray]:
+        assert self.references is not None and self.distance is not None
+        distances = self.references.distances(averages)
+        count = min(NEIGHBOURS, distances.shape[1])
+        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        nearest = np.take_along_axis(nearest, np.take_along_axis(distances, nearest, 1).argsort(1, kind="stable"), 1)
+        far = np.take_along_axis(distances, nearest[:, -1:], 1)[:, 0].astype(np.float64)
+        return np.minimum(MOST_FAMILIAR, self.distance / np.maximum(far, 1e-12)).tolist(), nearest
+
+    def _judgement(self, probabilities: np.ndarray, familiarity: float | None, nearest: np.ndarray) -> Judgement:
+        order = np.argsort(-probabilities, kind="stable")
+        label = int(order[0])
+        candidates = (label, *(int(c) for c in order[1:] if probabilities[c] >= self.candidate))
+        verdict: Verdict = "label" if probabilities[label] >= self.sure else "unsure"
+        if familiarity is not None and familiarity < 1:
+            verdict = "unlike"
+        return Judgement(verdict, label, probabilities, candidates, familiarity, tuple(map(int, nearest)))
+
+    def has_seen(self, contents: Sequence[str]) -> np.ndarray:
+        """Whether the model has learned from pictures with these contents, SHA-256 in hexadecimal: bool `[n]`."""
+        known = {self.seen[start : start + 32] for start in range(0, len(self.seen), 32)}
+        return np.array([bytes.fromhex(content) in known for content in contents], bool)
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray, min_precision: float) -> Judge:
+    """Temperature and thresholds from answers to pictures that the answering model has not seen.
+
+    Args:
+      logits: float32 `[n, classes]`.
+      labels: int `[n]`.
+      min_precision: see `Judge`.
+
+    The candidates are split conformal prediction: Sadinle et al., "Least Ambiguous Set-Valued Classifiers with Bounded
+    Error Levels", arXiv:1609.00451, with the rank of Angelopoulos and Bates, arXiv:2107.07511, section 1.
+    """
+    if not len(labels):
+        return Judge(min_precision=min_precision)
+    judge = Judge(fit_temperature(logits, labels), min_precision)
+    probabilities = judge.probabilities(logits)
+    sure, reached = _sure(probabilities.max(1), probabilities.argmax(1) == labels, min_precision)
+    of_truth = np.sort(probabilities[np.arange(len(labels)), labels])
+    rank = int((len(labels) + 1) * (1 - COVERAGE))  # so many may lie below
+    candidate = float(of_truth[rank - 1]) if rank else 0.0
+    return dataclasses.replace(judge, sure=sure, reached=reached, candidate=candidate)
+
+
+def _sure(probabilities: np.ndarray, right: np.ndarray, min_precision: float) -> tuple[float, bool]:
+    """(The least probability from which on so many answers are right, whether there is one)."""
+    order = np.argsort(-probabilities, kind="stable")
+    sorted_, precision = probabilities[order], np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    last = np.append(sorted_[1:] < sorted_[:-1], True)  # equal probabilities stand or fall together
+    good = np.flatnonzero(last & (precision >= min_precision))
+    return (float(sorted_[good[-1]]), True) if len(good) else (1.0, False)
+
+
+def with_references(judge: Judge, averages: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Judge:
+    """The same, knowing the training photos; with fewer than 6 of them there is no 5th nearest, and it stays unknown.
+
+    Args:
+      averages: float32 `[n, channels]`, of block 5.
+      labels: int `[n]`; of more than MOST_REFERENCES photos so many are kept, evenly by class.
+      names: `[n]`.
+    """
+    kept = _evenly(labels, MOST_REFERENCES)
+    if len(kept) <= NEIGHBOURS:
+        return judge
+    references = References(unit_rows(averages[kept]).astype(np.float16), tuple(names[i] for i in kept))
+    step = max(1, BLOCK_BYTES // (4 * len(kept)))
+    own = []
+    for start in range(0, len(kept), step):
+        distances = references.distances(averages[kept[start : start + step]])
+        rows = np.arange(len(distances))
+        distances[rows, start + rows] = np.inf  # but for itself
+        own.append(np.partition(distances, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1])
+    threshold = float(np.quantile(np.concatenate(own), OUTLIERS))
+    return dataclasses.replace(judge, distance=max(threshold, 1e-12), references=references)
+
+
+def _evenly(labels: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows, as evenly by class as there are photos: int64 `[m]`, ascending."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    place = np.empty(len(labels), np.int64)  # of a photo among those of its class
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        place[rows] = np.arange(len(rows))
+    return np.sort(np.argsort(place, kind="stable")[:most])
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Each row of length 1: float32 `[n, channels]`."""
+    rows = rows.astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.answers.judge import Judge
-from vgg_flax.answers.scores import fit_temperature
+from vgg_flax.answers.judge import Judge, calibrate
 from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
 
@@ -61,11 +60,11 @@ class Predictions:
         folded = self.folds >= 0
         return self.select("val") if self.own_val or not folded.any() else self.where(folded)
 
-    def judge(self) -> Judge:
+    def judge(self, min_precision: float = 0.95) -> Judge:
         """Calibrated on every row, the test apart, that the answering model has not seen."""
         folded = self.folds >= 0
         unseen = self.where(folded) if folded.any() else self.select("val")
-        return Judge(fit_temperature(unseen.logits, unseen.labels) if len(unseen) else 1.0)
+        return calibrate(unseen.logits, unseen.labels, min_precision)
 
     def save(self, path: Path) -> None:
         """predictions.npz, whole or not at all."""

@@ -10,22 +10,37 @@ import jax
 import numpy as np
 
 from vgg_flax.answers import bundle as bundles
+from vgg_flax.answers.judge import Judgement, Verdict
 from vgg_flax.console import say
 from vgg_flax.data.decode import load_image
 from vgg_flax.errors import UserError
 from vgg_flax.network.extract import Extractor, batch_size
 from vgg_flax.network.model import bind_head, read_stored
-from vgg_flax.network.params import Params
-from vgg_flax.network.spec import CUTS, ModelSpec
+from vgg_flax.network.params import Params, flatten
+from vgg_flax.network.spec import CUTS, ModelSpec, pooled_columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the model says of one picture. `probabilities` is float32 `[classes]`, in the order of the classes."""
+    """What the model says of one picture.
+
+    Attributes:
+      label: the most probable class, whatever the verdict.
+      probability: of the label.
+      probabilities: float32 `[classes]`, in the order of the classes.
+      verdict: `label`; `unsure` of it; or `unlike` the training photos.
+      candidates: classes that can't be ruled out at 95 %, most probable first.
+      familiarity: 1 and more is like the training photos, see `judge.Judgement`; None where they are not known.
+      nearest: names of the training photos that are most alike, nearest first.
+    """
 
     label: str
     probability: float
     probabilities: np.ndarray
+    verdict: Verdict = "label"
+    candidates: tuple[str, ...] = ()
+    familiarity: float | None = None
+    nearest: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -40,14 +55,16 @@ class Predictor:
     ):
         self.name, self.bundle = name, bundle
         self.classes, self.preprocessing = bundle.classes, bundle.preprocessing
+        refuse_infinite(bundle.params, name)
         self._output = CUTS["none"].stored(bundle.spec.head)
+        self._average5 = pooled_columns(bundle.spec.backbone, (5,), ("average",))
         self._extract = Extractor(
             bundle.spec.backbone,
             bundle.params["backbone"],
             bundle.preprocessing,
             engine=engine,
             precision=bundle.spec.precision,
-            outputs=(self._output,),
+            outputs=tuple(sorted({self._output, "pooled"})),
             say=say,
         )
         self._head = jax.device_put(bundle.params["head"])
@@ -60,33 +77,65 @@ class Predictor:
         return cls(bundles.load(folder), name, engine, say)
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
-        """uint8 RGB `[n, size, size, 3]`, as `preprocess.resize` makes them -> n predictions."""
-        return [self._prediction(row) for row in self.probabilities(images)]
+        """uint8 RGB `[n, size, size, 3]`, as `preprocess.resize` makes them -> n predictions. Raises as `run`."""
+        judge = self.bundle.judge
+        return [self._prediction(one) for one in judge.judge(*self.run(images))]
 
     def predict_file(self, path: str | Path) -> Prediction:
         """A picture file. Raises BadImage."""
         return self.predict(load_image(path, self.preprocessing)[None])[0]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`; each row sums to 1. Raises as `logits`."""
-        return self.bundle.judge.probabilities(self.logits(images))
+        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`; each row sums to 1. Raises as `run`."""
+        return self.bundle.judge.probabilities(self.run(images)[0])
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 RGB `[n, size, size, 3]`, any n -> float32 `[n, classes]`. Raises ValueError for any other array."""
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The network alone.
+
+        Args:
+          images: uint8 RGB `[n, size, size, 3]`, any n.
+
+        Returns:
+          (logits: float32 `[n, classes]`, averages of block 5: float32 `[n, channels]`).
+
+        Raises:
+          ValueError: any other array.
+          UserError: the network's output is not finite.
+        """
         size = self.preprocessing.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images are {images.dtype}{list(images.shape)}, expected uint8[n, {size}, {size}, 3].")
-        most, parts = batch_size(size), [np.empty((0, len(self.classes)), np.float32)]
+        most = batch_size(size)
+        logits = [np.empty((0, len(self.classes)), np.float32)]
+        averages = [np.empty((0, len(self._average5)), np.float32)]
         for start in range(0, len(images), most):
             some = images[start : start + most]
             padded = np.resize(some, (_compiled_size(len(some), most), *some.shape[1:]))
-            stored = self._extract(padded)[self._output]
-            parts.append(np.asarray(_logits(self.bundle.spec, self._output, self._head, stored))[: len(some)])
-        return np.concatenate(parts)
+            stored = self._extract(padded)
+            found = _logits(self.bundle.spec, self._output, self._head, stored[self._output])
+            logits.append(np.asarray(found)[: len(some)])
+            averages.append(np.asarray(stored["pooled"])[: len(some), self._average5])
+        refuse_infinite({"its output": np.concatenate(logits)}, self.name)
+        return np.concatenate(logits), np.concatenate(averages)
 
-    def _prediction(self, probabilities: np.ndarray) -> Prediction:
-        best = int(probabilities.argmax())
-        return Prediction(self.classes[best], float(probabilities[best]), probabilities)
+    def _prediction(self, judged: Judgement) -> Prediction:
+        references = self.bundle.judge.references
+        return Prediction(
+            self.classes[judged.label],
+            judged.probability,
+            judged.probabilities,
+            judged.verdict,
+            tuple(self.classes[i] for i in judged.candidates),
+            judged.familiarity,
+            tuple(references.names[i] for i in judged.nearest) if references else (),
+        )
+
+
+def refuse_infinite(params: Params, name: str) -> None:
+    """Raise UserError where a value is NaN or infinite: such a model would say anything."""
+    for path, array in flatten(params).items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{name}: {path} holds NaN or infinity, expected finite numbers: train or import it again.")
 
 
 def _compiled_size(count: int, most: int) -> int:

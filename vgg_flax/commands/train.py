@@ -75,7 +75,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         fitted = fit.fit(run, spec, cut, weights.backbone, feed, check)
     with clock("evaluation"):
         predictions = fit.predict(fitted, feed)
-        judge = predictions.judge()
+        judge = with_photos(predictions.judge(settings.answer.min_precision), fitted, feed)
         results = metrics.evaluate_run(predictions, judge)
     with clock("report"):
         record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
@@ -106,6 +106,18 @@ def make_network(
     return spec, extractor
 
 
+def with_photos(judge: Judge, fitted: Fitted, feed: Feed) -> Judge:
+    """The judge, knowing the photos that the model has learned from, as the network sees them once it is trained."""
+    from vgg_flax.answers import judge as judges
+    from vgg_flax.training import fit
+
+    photos, rows = feed.photos, feed.fitted
+    averages = fit.averages(fitted, feed, rows)
+    seen = b"".join(sorted({bytes.fromhex(content) for content in photos.contents[photos.rows("train", "val")]}))
+    judge = judges.with_references(judge, averages, photos.labels[rows], [photos.names[i] for i in rows])
+    return dataclasses.replace(judge, seen=seen)
+
+
 def leave_behind(
     run: runs.Run,
     weights: Weights,
@@ -128,7 +140,7 @@ def leave_behind(
         "image_size": preprocessing.image_size,
         "chosen": fitted.chosen,
         "best_epoch": fitted.best_epoch,
-        "temperature": judge.temperature,
+        "judge": bundle.measured(judge),
         "train": metrics.supports(predictions.select("train")),
     }
     training = {**record, **results, "settings": run.kept_settings()}

@@ -16,6 +16,7 @@ from vgg_flax import console
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.scores import accuracy, cross_entropy
 from vgg_flax.errors import UserError
+from vgg_flax.network.extract import Extractor, batch_size
 from vgg_flax.network.heads import BLOCKS, HEADS
 from vgg_flax.network.model import init_head
 from vgg_flax.network.params import Params, combine
@@ -81,6 +82,24 @@ def predict(fitted: Fitted, feed: Feed) -> Predictions:
         folds=fitted.folds,
         own_val=np.array(photos.own_val),
     )
+
+
+def averages(fitted: Fitted, feed: Feed, rows: np.ndarray) -> np.ndarray:
+    """Averages of block 5 as the trained network sees the clean pictures: rows int `[m]` -> float32 `[m, channels]`."""
+    backbone, store = fitted.spec.backbone, feed.store
+    columns = pooled_columns(backbone, (5,), ("average",))
+    if fitted.task.cut.first_block > 5:
+        return feed.pooled(rows)[:, columns]
+    own = store.extractor
+    trained = Extractor(
+        backbone, fitted.params["backbone"], own.preprocessing, engine=own.engine, precision=own.precision
+    )
+    size, parts = batch_size(own.preprocessing.image_size), [np.empty((0, len(columns)), np.float32)]
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        pooled = trained(feed.photos.images[np.resize(some, size)])["pooled"]
+        parts.append(np.asarray(pooled)[: len(some), columns])
+    return np.concatenate(parts)
 
 
 def fit_regression(
