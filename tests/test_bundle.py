@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from vgg_flax.answers import bundle
-from vgg_flax.answers.judge import Judge
+from vgg_flax.answers.judge import Judge, with_references
 from vgg_flax.answers.predictor import Predictor, newest_run
 from vgg_flax.errors import UserError
 from vgg_flax.network import model, params
@@ -39,6 +39,45 @@ def test_a_bundle_comes_back_as_it_was(trained, tmp_path):
         assert dataclasses.replace(loaded, params={}) == dataclasses.replace(trained, params={})
         for name, array in params.flatten(trained.params).items():
             np.testing.assert_array_equal(params.flatten(loaded.params)[name], array)
+
+
+@pytest.fixture
+def informed(trained):
+    """A bundle whose judge knows twelve training photos."""
+    width = trained.spec.backbone.blocks[-1][-1]
+    averages = np.random.default_rng(3).random((12, width), np.float32)
+    judge = with_references(Judge(1.7, sure=0.6), averages, np.zeros(12, int), [f"cat/{i}.jpg" for i in range(12)])
+    return dataclasses.replace(trained, judge=dataclasses.replace(judge, seen=bytes(64)))
+
+
+def test_the_training_photos_that_a_judge_knows_travel_with_it(informed, tmp_path):
+    bundle.save(informed, tmp_path / "model")
+    assert bundle.load(tmp_path / "model").judge == informed.judge
+    images = np.random.default_rng(4).integers(0, 256, (3, *[informed.spec.image_size] * 2, 3), np.uint8)
+    for one in Predictor(informed).predict(images):
+        assert one.familiarity > 0 and len(one.nearest) == 5 and one.candidates[0] == one.label
+        assert set(one.nearest) <= {f"cat/{i}.jpg" for i in range(12)}
+
+
+def test_a_damaged_or_missing_judge_is_one_clear_line(informed, tmp_path):
+    bundle.save(informed, tmp_path / "model")
+    path = tmp_path / "model" / "judge.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"judge\.safetensors was changed or damaged \(SHA-256\)"):
+        bundle.load(tmp_path / "model")
+    path.unlink()
+    with pytest.raises(UserError, match=r"holds no usable model: FileNotFoundError"):
+        bundle.load(tmp_path / "model")
+
+
+def test_a_model_that_is_not_finite_refuses(trained):
+    broken = params.unflatten({**params.flatten(trained.params), "head/fc1/bias": np.full(16, np.nan, np.float32)})
+    with pytest.raises(UserError, match=r"gone: head/fc1/bias holds NaN or infinity"):
+        Predictor(dataclasses.replace(trained, params=broken), "gone")
+    huge = jax.tree.map(lambda leaf: np.full_like(leaf, 1e30), trained.params)
+    size = trained.spec.image_size
+    with pytest.raises(UserError, match="its output holds NaN or infinity"):
+        Predictor(dataclasses.replace(trained, params=huge)).predict(np.full((1, size, size, 3), 200, np.uint8))
 
 
 def test_a_backbone_without_a_head_is_kept_in_the_same_two_files(trained, tmp_path):

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,28 @@ class FeatureStore:
     def rows(self, name: str, contents: np.ndarray, view: int = 0) -> Rows:
         """Rows that `fill` has seen to: float32 `[n, *shape]`, read from the disk when indexed."""
         return self._stores[name].rows(self._keys(contents, view))
+
+    def outputs(self, images: np.ndarray, contents: Sequence[str]) -> dict[str, np.ndarray]:
+        """All outputs of a few clean pictures, computed and kept where they are unknown.
+
+        Args:
+          images: uint8 RGB `[n, size, size, 3]`, n at most one batch.
+          contents: `[n]`.
+
+        Returns:
+          {output: float32 `[n, *shape]`}.
+        """
+        keys = [bytes.fromhex(content) for content in contents]
+        for store in self._stores.values():
+            store.refresh()
+        lacking = [np.flatnonzero(store.find(keys) < 0) for store in self._stores.values()]
+        if len(missing := np.unique(np.concatenate(lacking))):
+            size = batch_size(self.extractor.preprocessing.image_size)
+            computed = self.extractor(images[np.resize(missing, size)])
+            for name, store in self._stores.items():
+                store.add([keys[i] for i in missing], np.asarray(computed[name])[: len(missing)])
+            self.computed += len(missing)
+        return {name: store.rows(keys)[:] for name, store in self._stores.items()}
 
     def fill(self, images: Any, contents: np.ndarray, view: int = 0, check: Callable[[], None] = lambda: None) -> None:
         """Compute what is missing of one view.

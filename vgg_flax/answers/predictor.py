@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,7 +45,11 @@ class Prediction:
 
 
 class Predictor:
-    """Loads a bundle once and classifies pictures with it."""
+    """Loads a bundle once and classifies pictures with it.
+
+    Attributes:
+      extractor: the bundle's backbone at work.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,7 @@ class Predictor:
         refuse_infinite(bundle.params, name)
         self._output = CUTS["none"].stored(bundle.spec.head)
         self._average5 = pooled_columns(bundle.spec.backbone, (5,), ("average",))
-        self._extract = Extractor(
+        self.extractor = Extractor(
             bundle.spec.backbone,
             bundle.params["backbone"],
             bundle.preprocessing,
@@ -78,8 +83,11 @@ class Predictor:
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
         """uint8 RGB `[n, size, size, 3]`, as `preprocess.resize` makes them -> n predictions. Raises as `run`."""
-        judge = self.bundle.judge
-        return [self._prediction(one) for one in judge.judge(*self.run(images))]
+        return self.judge(*self.run(images))
+
+    def judge(self, logits: np.ndarray, averages: np.ndarray) -> list[Prediction]:
+        """What is said of pictures with these logits and averages, as `run` gives them."""
+        return [self._prediction(one) for one in self.bundle.judge.judge(logits, averages)]
 
     def predict_file(self, path: str | Path) -> Prediction:
         """A picture file. Raises BadImage."""
@@ -106,17 +114,19 @@ class Predictor:
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images are {images.dtype}{list(images.shape)}, expected uint8[n, {size}, {size}, 3].")
         most = batch_size(size)
-        logits = [np.empty((0, len(self.classes)), np.float32)]
-        averages = [np.empty((0, len(self._average5)), np.float32)]
+        parts = [(np.empty((0, len(self.classes)), np.float32), np.empty((0, len(self._average5)), np.float32))]
         for start in range(0, len(images), most):
             some = images[start : start + most]
             padded = np.resize(some, (_compiled_size(len(some), most), *some.shape[1:]))
-            stored = self._extract(padded)
-            found = _logits(self.bundle.spec, self._output, self._head, stored[self._output])
-            logits.append(np.asarray(found)[: len(some)])
-            averages.append(np.asarray(stored["pooled"])[: len(some), self._average5])
-        refuse_infinite({"its output": np.concatenate(logits)}, self.name)
-        return np.concatenate(logits), np.concatenate(averages)
+            parts.append(tuple(array[: len(some)] for array in self.answer(self.extractor(padded))))
+        logits, averages = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return logits, averages
+
+    def answer(self, outputs: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """The head alone: {output of the extractor: `[n, *shape]`} -> as `run`."""
+        logits = np.asarray(_logits(self.bundle.spec, self._output, self._head, outputs[self._output]))
+        refuse_infinite({"its output": logits}, self.name)
+        return logits, np.asarray(outputs["pooled"])[:, self._average5]
 
     def _prediction(self, judged: Judgement) -> Prediction:
         references = self.bundle.judge.references
