@@ -68,7 +68,7 @@ def measure(name: str, seed: int, options: dict[str, Any], changed: int | None) 
     probabilities = predictor.bundle.judge.probabilities(logits)
     few = test[np.argsort(photos.contents[test])[:changed]]
     by_change = robust.accuracies(
-        predictor.logits, photos.images[few], photos.contents[few].tolist(), photos.labels[few]
+        lambda images: predictor.run(images)[0], photos.images[few], photos.contents[few].tolist(), photos.labels[few]
     )
     temperature = predictor.bundle.judge.temperature
     return {
