@@ -272,11 +272,11 @@ class Dots(tfds.core.GeneratorBasedBuilder):
         features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": names}
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
     def _split_generators(self, manager):
-        return {"train": self._examples(24), "test": self._examples(8)}
+        return {"train": self._examples(range(24)), "test": self._examples(range(24, 32))}
     def _generate_examples(self):
         pass
-    def _examples(self, count):
-        for i in range(count):
+    def _examples(self, numbers):
+        for i in numbers:
             shape = (12, 30, 3) if i % 2 else (30, 12, 3)
             picture = np.full(shape, 20 * (i % 2) + 100, np.uint8)
             picture[9, 9] = i

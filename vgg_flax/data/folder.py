@@ -38,6 +38,7 @@ def open_dataset(folder: Path) -> Dataset:
     files: list[Path] = []
     labels: list[int] = []
     splits: list[str] = []
+    tops: list[Path] = []
     for split, top in split_folders:
         for label, name in enumerate(classes):
             found = sorted(_pictures(top / name))
@@ -49,6 +50,7 @@ def open_dataset(folder: Path) -> Dataset:
             files += found
             labels += [label] * len(found)
             splits += [split] * len(found)
+            tops += [top / name] * len(found)
 
     def read(index: int) -> bytes:
         return read_bytes(files[index])
@@ -60,6 +62,7 @@ def open_dataset(folder: Path) -> Dataset:
         labels=np.asarray(labels, np.int32),
         own_splits=np.asarray(splits, "<U5"),
         read=read,
+        below=tuple(str(file.relative_to(top)) for file, top in zip(files, tops, strict=True)),
     )
 
 
