@@ -65,13 +65,13 @@ def make_mismatch(folder):
         (folder / split).mkdir()
     for path in inner:
         path.rename(folder / "train" / path.name)
-    write_photos(folder / "val", {"blue": 2, "green": 2})
+    write_photos(folder / "val", {"blue": 2, "green": 2, "pink": 2})
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (make_empty_class, r"class folder .*yellow holds no pictures"),
     (make_single_class, r"has one class, 'red', expected at least two"),
-    (make_mismatch, r"2 classes in .*val but 3 in .*train: 'red' is missing from val. Expected the same"),
+    (make_mismatch, r"3 classes in .*val but 3 in .*train: 'pink' is missing from train. Expected no class"),
 ])  # fmt: skip
 def test_folders_that_cannot_be_learned_from(photos, spoil, message):
     spoil(photos)
@@ -101,7 +101,8 @@ def test_bad_files_are_listed_with_the_reason_and_skipped(photos, cache):
     (photos / "red" / "notes.txt").write_text("no picture, and not named like one")
     found = load_photos(photos)
     reasons = dict(found.bad)
-    assert reasons.keys() == {"red/empty.jpg", "red/page.jpg", "red/folder.jpg"}
+    assert reasons.keys() == {"red/empty.jpg", "red/page.jpg", "red/folder.jpg", "red/notes.txt"}
+    assert reasons["red/notes.txt"] == "no picture by its name or its first bytes"
     assert reasons["red/empty.jpg"] == "empty file" and "HTML" in reasons["red/page.jpg"]
     assert len(found.images) == len(found) == 30 and found.decoded == 30
 

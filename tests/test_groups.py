@@ -121,7 +121,7 @@ def test_near_copies_share_a_split_and_are_counted(tmp_path, cache):
     assert all(place[f"a/{i:03}.png"] == place[f"a/copy{i}.jpg"] for i in range(12))
     assert len({place[f"a/copy{i}.jpg"] for i in range(12)}) > 1
     assert photos.found["near_copy_groups"] == 12 and photos.found["largest_near_copy_group"] == 2
-    assert photos.notes == ("groups of near-copies: 12, the largest of 2 photos; each shares one side of the split",)
+    assert photos.notes == ("groups of near-copies: 12, the largest of 2 photos; each shares one side",)
     again = load_photos(tmp_path / "d")
     assert again.decoded == 0 and again.groups.tolist() == photos.groups.tolist()  # hashes are kept
 

@@ -108,7 +108,8 @@ class TrainSettings:
     """Train a classifier on your photos: ImageNet VGG features, a new head, an honest evaluation."""
 
     data: str = "digits"
-    """A folder with one sub-folder per class (or train/ val/ test/), `tfds:NAME`, or `digits` (built in)."""
+    """A folder with one sub-folder per class (or train/ val/ test/), a .zip of one, a .csv with `path,label`,
+    `tfds:NAME`, or `digits` (built in)."""
     label: Annotated[Optional[str], Alias(metavar="REGEX")] = None
     """For photos in one folder: the class is group 1 of this regular expression, found in the file name; for
     cat.0.jpg it is `(\\w+)[.]`."""

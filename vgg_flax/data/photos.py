@@ -255,7 +255,7 @@ def _in_words(groups: Groups) -> list[str]:
         lines.append(f"{groups.copies} photos have the same bytes as another: copies share one side of the split")
     if groups.near:
         lines.append(
-            f"groups of near-copies: {groups.near}, the largest of {groups.largest} photos; each shares one side of the split"
+            f"groups of near-copies: {groups.near}, the largest of {groups.largest} photos; each shares one side"
         )
     return lines
 
