@@ -14,7 +14,7 @@ import numpy as np
 
 from vgg_flax.cache import Rows, RowStore
 from vgg_flax.console import bar, say
-from vgg_flax.data import copies, open_dataset
+from vgg_flax.data import copies, decode, open_dataset
 from vgg_flax.data.dataset import Dataset, LeftOut
 from vgg_flax.data.groups import Groups, find_groups
 from vgg_flax.data.reading import Seen, content_keys, decode_all, look_at, two_labels
@@ -204,7 +204,7 @@ def decoded_photos(
         left_out=tuple(sorted((*left_out, *dataset.left_out))),
         decoded=decoded,
         found=_counted(dataset, groups, reasons, double),
-        notes=tuple(_in_words(groups)),
+        notes=(*_in_words(groups), *_depths(store, contents)),
         warnings=(*dataset.warnings, *_doubts(dataset.classes, names, groups, double)),
     )
 
@@ -258,6 +258,13 @@ def _in_words(groups: Groups) -> list[str]:
             f"groups of near-copies: {groups.near}, the largest of {groups.largest} photos; each shares one side"
         )
     return lines
+
+
+def _depths(store: RowStore, contents: np.ndarray) -> list[str]:
+    """Which 16-bit pictures hold values of fewer bits."""
+    depths = store.rows(content_keys(contents.tolist()), "depth")[:]
+    counts = [(bits, int((depths == bits).sum())) for bits in decode.DEPTHS]
+    return [f"{count} 16-bit pictures hold {bits}-bit values: scaled by that depth" for bits, count in counts if count]
 
 
 def _doubts(classes: Sequence[str], names: Sequence[str], groups: Groups, double: Mapping[int, str]) -> list[str]:

@@ -116,8 +116,9 @@ def decode_all(
 
 
 def _row(data: bytes, preprocessing: Preprocessing, dtype: np.dtype) -> np.ndarray:
-    image = decode.decode(data)
+    image, depth = decode.decode_with_depth(data)
     row = np.empty((), dtype)
+    row["depth"] = depth
     row["hash"] = copies.difference_hash(image)
     row["image"] = preprocess.resize(image, preprocessing)
     return row
@@ -132,7 +133,9 @@ def picture_store(size: int) -> RowStore:
         "opencv": cv2.__version__,
         "versions": {"decode": decode.VERSION, "preprocess": preprocess.VERSION, "copies": copies.VERSION},
     }
-    row = np.dtype([("hash", np.uint8, (copies.HASH_BYTES,)), ("image", np.uint8, (size, size, 3))])
+    row = np.dtype(
+        [("hash", np.uint8, (copies.HASH_BYTES,)), ("depth", np.uint8), ("image", np.uint8, (size, size, 3))]
+    )
     return RowStore("pictures", about, (), row)
 
 
