@@ -1,6 +1,7 @@
 """Where pictures come from, what is left out, and who trains, validates and tests."""
 
 import dataclasses
+import sys
 
 import cv2
 import numpy as np
@@ -65,13 +66,13 @@ def make_mismatch(folder):
         (folder / split).mkdir()
     for path in inner:
         path.rename(folder / "train" / path.name)
-    write_photos(folder / "val", {"blue": 2, "green": 2})
+    write_photos(folder / "val", {"blue": 2, "green": 2, "pink": 2})
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (make_empty_class, r"class folder .*yellow holds no pictures"),
     (make_single_class, r"has one class, 'red', expected at least two"),
-    (make_mismatch, r"2 classes in .*val but 3 in .*train: 'red' is missing from val. Expected the same"),
+    (make_mismatch, r"3 classes in .*val but 3 in .*train: 'pink' is missing from train. Expected no class"),
 ])  # fmt: skip
 def test_folders_that_cannot_be_learned_from(photos, spoil, message):
     spoil(photos)
@@ -101,9 +102,48 @@ def test_bad_files_are_listed_with_the_reason_and_skipped(photos, cache):
     (photos / "red" / "notes.txt").write_text("no picture, and not named like one")
     found = load_photos(photos)
     reasons = dict(found.bad)
-    assert reasons.keys() == {"red/empty.jpg", "red/page.jpg", "red/folder.jpg"}
+    assert reasons.keys() == {"red/empty.jpg", "red/page.jpg", "red/folder.jpg", "red/notes.txt"}
+    assert reasons["red/notes.txt"] == "no picture by its name or its first bytes"
     assert reasons["red/empty.jpg"] == "empty file" and "HTML" in reasons["red/page.jpg"]
     assert len(found.images) == len(found) == 30 and found.decoded == 30
+
+
+def test_a_class_that_cannot_be_read_gives_the_reason_and_the_command_that_helps(photos, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for i in range(4):
+        (photos / "iphone").mkdir(exist_ok=True)
+        (photos / "iphone" / f"{i}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes([i]))
+    with pytest.raises(UserError) as failed:
+        load_photos(photos)
+    assert "class 'iphone': none of its 4 pictures can be used; 4 of them, such as iphone/0.heic" in str(failed.value)
+    assert "pip install 'vgg_flax[heic]'" in str(failed.value) and "\n" not in str(failed.value)
+
+
+def test_a_class_of_heic_is_read_where_pillow_heif_is_installed(photos, cache):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    from PIL import Image
+
+    for file in (photos / "red").iterdir():
+        pillow_heif.from_pillow(Image.open(file).convert("RGB")).save(file.with_suffix(".heic"), quality=95)
+        file.unlink()
+    found = load_photos(photos)
+    assert not found.bad and len(found) == 30
+    red = [i for i, name in enumerate(found.names) if name.endswith(".heic")]
+    assert len(red) == 10 and found.images[red].mean((0, 1, 2)).argmax() == 2
+
+
+def test_pictures_with_12_bit_values_are_scaled_by_that_depth_and_said_once(tmp_path, cache):
+    for name, base in (("a", 900), ("b", 2500)):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(6):
+            picture = np.random.default_rng(i + base).integers(base, base + 1500, (40, 48), np.uint16)
+            cv2.imwrite(str(tmp_path / "d" / name / f"{i}.png"), picture)
+    for decoded in (12, 0):  # also when the pixels come from the cache
+        found = load_photos(tmp_path / "d")
+        assert found.notes == ("12 16-bit pictures hold 12-bit values: scaled by that depth",)
+        assert found.decoded == decoded
+        means = [found.images[found.labels == label].mean() for label in (0, 1)]
+        np.testing.assert_allclose(means, [1650 / 4095 * 255, 3250 / 4095 * 255], rtol=0.02)
 
 
 def test_labels_stay_with_their_pictures_when_some_are_skipped(photos, cache):
@@ -272,11 +312,11 @@ class Dots(tfds.core.GeneratorBasedBuilder):
         features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": names}
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
     def _split_generators(self, manager):
-        return {"train": self._examples(24), "test": self._examples(8)}
+        return {"train": self._examples(range(24)), "test": self._examples(range(24, 32))}
     def _generate_examples(self):
         pass
-    def _examples(self, count):
-        for i in range(count):
+    def _examples(self, numbers):
+        for i in numbers:
             shape = (12, 30, 3) if i % 2 else (30, 12, 3)
             picture = np.full(shape, 20 * (i % 2) + 100, np.uint8)
             picture[9, 9] = i

@@ -129,9 +129,37 @@ def test_damaged_predictions_are_one_clear_line(tmp_path, damage):
         tables.load(path)
 
 
-def test_a_model_that_tells_nothing_apart_is_warned_of(capsys):
-    constant = table(np.tile([[3.0, 0.0]], (10, 1)).astype(np.float32), splits=["val"] * 10)
-    metrics.warn(constant)
-    assert "calls every validation picture 'a'" in " ".join(capsys.readouterr().err.split())
-    metrics.warn(table(splits=["val"] * 10))
-    assert capsys.readouterr().err == ""
+def doubts(some):
+    return metrics.warnings(some, evaluate(some.select("test"), Judge()))
+
+
+def many(right, labels=LABELS, splits=None):
+    """Ten copies of a table in which the model answers as `right` says."""
+    logits = np.eye(2, dtype=np.float32)[np.tile(right, 10)]
+    return table(logits, np.tile(labels, 10), splits=splits)
+
+
+def test_a_model_that_answers_one_class_only_is_warned_of():
+    constant = table(np.tile([[3.0, 0.0]], (100, 1)).astype(np.float32), np.tile(LABELS, 10))
+    [first, second] = doubts(constant)
+    assert "calls every test picture 'a'" in first
+    assert "80.0% is no better than the 80.0% of always answering 'a'" in second
+    val = table(np.tile([[3.0, 0.0]], (100, 1)).astype(np.float32), np.tile(LABELS, 10), splits=["val", "test"] * 50)
+    assert "calls every validation picture 'a'" in doubts(val)[0]
+
+
+def test_an_accuracy_below_always_guessing_the_largest_class_is_warned_of():
+    worse = np.array([0] * 6 + [1] * 2 + [0, 1])  # 7 of 10 right, where guessing gives 8
+    [only] = doubts(many(worse))
+    assert "test accuracy 70.0% is lower than the 80.0% of always answering 'a'" in only
+    assert not doubts(many(LABELS))
+
+
+def test_a_class_with_fewer_than_five_test_pictures_is_warned_of():
+    [only] = doubts(table(np.eye(2, dtype=np.float32)[LABELS]))  # two of b, all right
+    assert "fewer than 5 test pictures of 'b' (2)" in only
+
+
+def test_f1_is_the_mean_of_the_classes_that_are_there():
+    padded = np.pad(LOGITS, ((0, 0), (0, 1)), constant_values=-9)
+    assert evaluate(table(padded, classes="abc"), Judge())["macro_f1"] == evaluate(table(), Judge())["macro_f1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vgg_flax.data import decode
+from vgg_flax.data import copies, decode
 from vgg_flax.network import augment, preprocess, winograd
 
 PACKAGE = Path(winograd.__file__).parents[2]
@@ -17,7 +17,10 @@ PACKAGE = Path(winograd.__file__).parents[2]
 PINNED = {
     "network/augment.py": (augment, 1, "51b8ae3c161e8319"),
     "network/preprocess.py": (preprocess, 1, "85411845c0fe5cba"),
-    "data/decode.py": (decode, 1, "90d6877fd1609152"),
+    "data/decode.py": (decode, 2, "50d877e82c348dbb"),
+    "data/heif.py": (decode, 2, "b6c68fd8f30e8af5"),
+    "data/orientation.py": (decode, 2, "3db1ccf74db42664"),
+    "data/copies.py": (copies, 1, "e1bd2a0cf4247882"),
     "network/winograd/__init__.py": (winograd, 1, "f1b244946ad7cfcd"),
     "network/winograd/kernel.cc": (winograd, 1, "1c677362baa02987"),
 }

@@ -62,7 +62,7 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
     table.add_row("all", *(str(int((splits == split).sum())) for split in SPLITS), style="bold")
     notes.print(table)
     if bad:
-        warn(f"{len(bad)} files can't be used (all in bad_files.csv):")
+        warn(f"{len(bad)} files are not used (all in bad_files.csv):")
         for name, reason in bad[:10]:
             say(f"  {name!r}: {reason}")
         if len(bad) > 10:
@@ -98,7 +98,7 @@ def show_results(test: dict[str, Any], folder: Path) -> None:
     columns = [Column(name, justify="right") for name in ("precision", "recall", "F1", "pictures")]
     table = Table("test", *columns, box=box.SIMPLE_HEAD)
     for name, one in test["per_class"].items():
-        figures = (f"{one[metric]:.1%}" for metric in ("precision", "recall", "f1"))
+        figures = (f"{one[metric]:.1%}" if one["support"] else "-" for metric in ("precision", "recall", "f1"))
         table.add_row(Text(name), *figures, str(one["support"]))
     results.print(table)
     low, high = test["accuracy_95"]

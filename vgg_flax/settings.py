@@ -96,6 +96,9 @@ class SplitSettings:
     """Fraction of the photos for the test, where the data has no test folder of its own."""
     seed: int = 0
     """Seeds splits, folds, first values, batch order and random views."""
+    group: Optional[str] = None
+    """What must stay on one side of the split beside copies: `folder`, the first folder inside that of the class
+    (patients, scenes, cameras), or a regular expression whose group 1, found in a photo's path, names its group."""
     strict: bool = False
     """Stop at the first picture that can't be read, instead of listing it and going on."""
 
@@ -113,7 +116,11 @@ class TrainSettings:
     """Train a classifier on your photos: ImageNet VGG features, a new head, an honest evaluation."""
 
     data: str = "digits"
-    """A folder with one sub-folder per class (or train/ val/ test/), `tfds:NAME`, or `digits` (built in)."""
+    """A folder with one sub-folder per class (or train/ val/ test/), a .zip of one, a .csv with `path,label`,
+    `tfds:NAME`, or `digits` (built in)."""
+    label: Annotated[Optional[str], Alias(metavar="REGEX")] = None
+    """For photos in one folder: the class is group 1 of this regular expression, found in the file name; for
+    cat.0.jpg it is `(\\w+)[.]`."""
     weights: str = "imagenet"
     """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
     image_size: Annotated[Union[int, Literal["auto"]], Alias(aliases=["--imgsz"])] = "auto"

@@ -43,8 +43,9 @@ class References:
         return unit_rows(self.features.astype(np.float32))  # again of length 1 after rounding
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, References) and self.names == other.names
-        return same and np.array_equal(self.features, other.features)
+        if not isinstance(other, References):
+            return NotImplemented
+        return self.names == other.names and np.array_equal(self.features, other.features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ def with_references(judge: Judge, averages: np.ndarray, labels: np.ndarray, name
     kept = _evenly(labels, MOST_REFERENCES)
     if len(kept) <= NEIGHBOURS:
         return judge
-    references = References(unit_rows(averages[kept]).astype(np.float16), tuple(names[i] for i in kept))
+    references = References(unit_rows(averages[kept]).astype(np.float16), tuple(str(names[i]) for i in kept))
     step = max(1, BLOCK_BYTES // (4 * len(kept)))
     own = []
     for start in range(0, len(kept), step):

@@ -118,9 +118,9 @@ class Predictor:
         for start in range(0, len(images), most):
             some = images[start : start + most]
             padded = np.resize(some, (_compiled_size(len(some), most), *some.shape[1:]))
-            parts.append(tuple(array[: len(some)] for array in self.answer(self.extractor(padded))))
-        logits, averages = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return logits, averages
+            logits, averages = self.answer(self.extractor(padded))
+            parts.append((logits[: len(some)], averages[: len(some)]))
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def answer(self, outputs: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """The head alone: {output of the extractor: `[n, *shape]`} -> as `run`."""

@@ -16,6 +16,7 @@ from vgg_flax.training import runs
 if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
     from vgg_flax.answers.judge import Judge
     from vgg_flax.answers.predictions import Predictions
+    from vgg_flax.data.photos import Photos
     from vgg_flax.network.extract import Extractor
     from vgg_flax.network.spec import BackboneSpec, Cut, ModelSpec
     from vgg_flax.training.feed import Feed
@@ -64,7 +65,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         weights = load_weights(settings, BACKBONES[settings.network.model])
     with clock("data"):
         photos, size = data.load(settings, check)
-        console.show_data(photos.classes, photos.labels, photos.splits, photos.bad)
+        say_what_was_found(photos)
         run.start(photos, weights, _device())
     with clock("features"):
         spec, extractor = make_network(settings, weights, cut, size, len(photos.classes))
@@ -79,10 +80,24 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         results = metrics.evaluate_run(predictions, judge)
     with clock("report"):
         record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
+    doubts = metrics.warnings(predictions, results["test"])
+    record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts]}
     computed = {"decoded": photos.decoded, "rows": store.computed}
     run.write_report({**results, **record, "computed": computed, "timings": clock.seconds})
+    for doubt in doubts:
+        console.warn(doubt)
     console.show_results(results["test"], run.folder)
-    metrics.warn(predictions)
+    if doubts:
+        console.show_line(f"warning: {' Also: '.join(doubts)}")  # what is read last
+
+
+def say_what_was_found(photos: Photos) -> None:
+    """Copies and doubts, a line each; then the classes and their splits."""
+    for note in photos.notes:
+        console.say(note)
+    for warning in photos.warnings:
+        console.warn(warning)
+    console.show_data(photos.classes, photos.labels, photos.splits, photos.bad)
 
 
 def make_network(

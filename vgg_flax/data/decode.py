@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
 
+from vgg_flax.data import heif, orientation
 from vgg_flax.errors import BadImage
 from vgg_flax.network.preprocess import resize
 from vgg_flax.network.spec import Preprocessing
 
-VERSION = 1  # of the pixels that come out; part of the name under which they are kept
+VERSION = 2  # of the pixels that come out; part of the name under which they are kept
+DEPTHS = (10, 12, 14)  # bits of values in files of 16
 
 
 def load_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:
@@ -36,21 +38,57 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Any picture OpenCV knows -> uint8 RGB `[height, width, 3]`, upright by its EXIF tag.
+    """Any picture OpenCV knows, and HEIC where pillow-heif is installed -> uint8 RGB `[height, width, 3]`, upright.
 
     Grey, palette and CMYK pictures become RGB, 16 bits become 8, transparency is laid over white, and of an
-    animation the first frame is taken.
+    animation the first frame is taken. Raises BadImage.
+    """
+    return decode_with_depth(data)[0]
+
+
+def decode_with_depth(data: bytes) -> tuple[np.ndarray, int]:
+    """(As `decode`, bits that its values were taken to have): 8; or 10, 12, 14 or 16, the least that hold them all.
+
+    Cameras and microscopes write 12-bit values into 16-bit files; divided by 65535 they would be nearly black.
     """
     if not data:
         raise BadImage("empty file")
+    if heif.is_avif_with_alpha(data):
+        return heif.decode_avif(data), 8
     raw = np.frombuffer(data, np.uint8)
+    turn = _turn(data)
+    flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if turn != 1 else 0)
     try:
-        image = cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(raw, flags | cv2.IMREAD_ANYDEPTH) if _may_be_deep(data) else None
+        if image is None or image.dtype not in (np.uint8, np.uint16):
+            image = cv2.imdecode(raw, flags)
+        if image is None:
+            return heif.decode(data) if heif.is_heif(data) else _refuse(data), 8
+        image, depth = _in_8_bits(image)
+        if _may_have_alpha(data):
+            image = _over_white(raw, image)
     except cv2.error as error:
         raise BadImage(f"refused by the decoder: {str(error.err).strip()}") from None
-    if image is None:
-        raise BadImage(_why_undecodable(data))
-    return _over_white(raw, image) if _may_have_alpha(data) else image
+    return orientation.upright(image, turn), depth
+
+
+def _refuse(data: bytes) -> NoReturn:
+    raise BadImage(_why_undecodable(data))
+
+
+def _may_be_deep(data: bytes) -> bool:
+    png = data.startswith(b"\x89PNG") and data[24:25] == b"\x10"
+    return png or data.startswith(
+        (b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"P2", b"P3", b"P5", b"P6")
+    )
+
+
+def _in_8_bits(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """uint8 or uint16 -> (uint8, bits)."""
+    if image.dtype == np.uint8:
+        return image, 8
+    depth = next((bits for bits in DEPTHS if image.max(initial=0) < 2**bits), 16)
+    return np.rint(image.astype(np.float32) * (255 / (2**depth - 1))).astype(np.uint8), depth
 
 
 def _may_have_alpha(data: bytes) -> bool:
@@ -59,9 +97,19 @@ def _may_have_alpha(data: bytes) -> bool:
     return png or webp or data.startswith(b"GIF8")
 
 
+def _turn(data: bytes) -> int:
+    """EXIF orientation 1 to 8 that is ours to apply, 1 where OpenCV does it, or nothing is turned.
+
+    OpenCV turns by EXIF, but not what it decodes with transparency, and it knows nothing of AVIF's own turns.
+    """
+    if heif.is_avif(data) or (_may_have_alpha(data) and (b"eXIf" in data or b"EXIF" in data)):
+        return orientation.read(data)
+    return 1
+
+
 def _over_white(raw: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """`image`, which is not turned yet, with white where it is transparent."""
     layered = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
-    # An EXIF turn is not applied to `layered`; such a picture keeps its hidden colours rather than a wrong mask.
     if layered is None or layered.ndim != 3 or layered.shape[2] != 4 or layered.shape[:2] != image.shape[:2]:
         return image
     full = {1: 255, 2: 65535}.get(layered.dtype.itemsize, 1)  # of uint8, uint16, and floats
@@ -79,21 +127,10 @@ def _why_undecodable(data: bytes) -> str:
         return "an HTML or XML page, not a picture"
     if start.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer, not a picture: run `git lfs pull`"
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return "HEIC, which OpenCV can't read: convert it to JPEG"
     return "not a picture"
 
 
 def short_side(data: bytes) -> int | None:
     """Pixels of a picture's shorter side, from its header alone; None where the header is not understood."""
-    import warnings
-
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():  # of its size, which nothing is decoded of
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as picture:
-                return min(picture.size)
-    except Exception:
-        return None
+    size = orientation.size(data) or (heif.size(data) if heif.is_heif(data) else None)
+    return min(size) if size else None

@@ -1,113 +1,99 @@
-"""A folder of photos: one sub-folder per class, or train/ val/ test/ with one folder per class in each."""
+"""A folder of photos on the disk."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.decode import read_bytes
+from vgg_flax.data.layout import by_folders
+from vgg_flax.data.listing import HEAD, Listing, has_suffix, is_hidden
 from vgg_flax.errors import UserError
-from vgg_flax.settings import SPLITS
-
-SYNONYMS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "eval"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".jp2",
-    ".pbm", ".pgm", ".ppm", ".pnm", ".heic", ".heif",
-)  # fmt: skip
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """List the pictures; nothing is decoded, moved or changed.
+    """The pictures of a folder of class folders; nothing is decoded, moved or changed.
 
     Raises:
-      UserError: no folder, no classes, an empty class, or splits that disagree about the classes.
+      UserError: no folder, no classes, an empty class, or splits that can't be used.
+    """
+    return by_folders(list_folder(folder))
+
+
+def list_folder(folder: Path) -> Listing:
+    """Every file below a folder. Links are followed, but not in circles.
+
+    Raises:
+      UserError: there is no such folder, or it can't be read.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"--data {folder} {what}, expected a folder with one sub-folder of photos per class.")
-    split_folders = _split_folders(folder)
-    classes = _classes(folder, split_folders)
-    files: list[Path] = []
-    labels: list[int] = []
-    splits: list[str] = []
-    for split, top in split_folders:
-        for label, name in enumerate(classes):
-            found = sorted(_pictures(top / name))
-            if not found:
-                raise UserError(
-                    f"class folder {top / name} holds no pictures, expected files such as .jpg or .png: "
-                    "add some, or remove the folder."
-                )
-            files += found
-            labels += [label] * len(found)
-            splits += [split] * len(found)
+        raise UserError(
+            f"--data {folder} {what}, expected a folder with one sub-folder of photos per class, a .zip of it, "
+            "or a .csv with the columns path and label."
+        )
+    try:
+        walk = _Walk(folder)
+    except OSError as error:
+        raise UserError(f"--data {folder} can't be listed: {error.filename}: {error.strerror}.") from None
 
-    def read(index: int) -> bytes:
-        return read_bytes(files[index])
+    def read(name: str) -> bytes:
+        return read_bytes(folder / name)
 
-    return Dataset(
-        source=str(folder),
-        classes=classes,
-        names=tuple(str(file.relative_to(folder)) for file in files),
-        labels=np.asarray(labels, np.int32),
-        own_splits=np.asarray(splits, "<U5"),
-        read=read,
-    )
+    def head(name: str) -> bytes:
+        try:
+            if not (folder / name).is_file():  # opening a pipe would wait for ever
+                return b""
+            with (folder / name).open("rb") as file:
+                return file.read(HEAD)
+        except OSError:
+            return b""
+
+    return Listing(str(folder), tuple(sorted(walk.names)), tuple(sorted(walk.folders)), read, head, walk.links)
 
 
-def _split_folders(folder: Path) -> list[tuple[str, Path]]:
-    """[(split, folder of its classes)], or [("", folder)] where we split ourselves."""
-    known = [(SYNONYMS[sub.name.lower()], sub) for sub in _subfolders(folder) if sub.name.lower() in SYNONYMS]
-    if not any(split == "train" for split, _ in known):
-        return [("", folder)]
-    for split in SPLITS:
-        same = [sub.name for name, sub in known if name == split]
-        if len(same) > 1:
-            raise UserError(f"{folder} has {' and '.join(same)}, which both mean {split}: keep one of them.")
-    return sorted(known, key=lambda pair: SPLITS.index(pair[0]))
+class _Walk:
+    """All files and folders below a top, as paths with slashes, and where links lead."""
 
+    def __init__(self, top: Path):
+        self.top, self.real = top, top.resolve()
+        self.names: list[str] = []
+        self.folders: list[str] = []
+        self.links: dict[str, str] = {}
+        status = top.stat()
+        self._enter("", "", frozenset({(status.st_dev, status.st_ino)}), linked=None)
 
-def _classes(folder: Path, split_folders: list[tuple[str, Path]]) -> tuple[str, ...]:
-    names = {top: tuple(sub.name for sub in _subfolders(top)) for _, top in split_folders}
-    first_top = split_folders[0][1]
-    first = names[first_top]
-    if len(first) < 2:
-        found = f"one class, {first[0]!r}" if first else "no class folders"
-        raise UserError(f"{first_top} has {found}, expected at least two sub-folders of photos, one per class.")
-    for top, other in names.items():
-        if other != first:
-            problems = [f"{name!r} is missing from {top.name}" for name in first if name not in other]
-            problems += [f"{name!r} is missing from {first_top.name}" for name in other if name not in first]
-            raise UserError(
-                f"{len(other)} classes in {top} but {len(first)} in {first_top}: {', '.join(problems)}. "
-                "Expected the same class folders in every split."
-            )
-    return first
+    def _enter(self, folder: str, prefix: str, above: frozenset[tuple[int, int]], linked: str | None) -> None:
+        """List one folder.
 
+        Args:
+          above: device and inode of this folder and of those that it was reached through.
+          linked: where this folder is in truth, below the same top, if a link led to it.
+        """
+        with os.scandir(self.top / folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if is_hidden(entry.name):
+                continue
+            name = prefix + entry.name
+            target = self._target(entry) if entry.is_symlink() else linked and f"{linked}/{entry.name}"
+            if not entry.is_dir() or (prefix and has_suffix(entry.name)):  # a folder that poses as a picture is none
+                self.names.append(name)
+                if target:
+                    self.links[name] = target
+                continue
+            status = entry.stat()
+            if (status.st_dev, status.st_ino) in above:  # a link that leads back up
+                continue
+            if entry.is_symlink() and linked:  # links among linked folders would be ever more ways to the same files
+                continue
+            self.folders.append(name)
+            self._enter(name, f"{name}/", above | {(status.st_dev, status.st_ino)}, target)
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Everything below `folder` named like a picture, also what turns out not to be one."""
-    seen = set()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        posing = [name for name in subfolders if Path(name).suffix.lower() in SUFFIXES]
-        subfolders[:] = [name for name in subfolders if name not in posing and not name.startswith(".")]
-        for name in names + posing:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(parent) / name
+    def _target(self, link: os.DirEntry[str]) -> str | None:
+        """Where a link leads, if that is below the top."""
+        try:
+            return Path(link.path).resolve().relative_to(self.real).as_posix()
+        except (OSError, ValueError, RuntimeError):  # elsewhere, or a circle
+            return None

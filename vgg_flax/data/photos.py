@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
-from vgg_flax.cache import RowStore
+from vgg_flax.cache import Rows, RowStore
 from vgg_flax.console import bar, say
-from vgg_flax.data import decode, open_dataset
-from vgg_flax.data.dataset import Dataset
-from vgg_flax.data.prefetch import prefetch
-from vgg_flax.data.split import assign_folds, assign_splits
-from vgg_flax.errors import BadImage, UserError
-from vgg_flax.network import preprocess
-from vgg_flax.network.spec import Preprocessing
+from vgg_flax.data import copies, decode, open_dataset
+from vgg_flax.data.dataset import Dataset, LeftOut
+from vgg_flax.data.groups import Groups, find_groups
+from vgg_flax.data.reading import Seen, content_keys, decode_all, look_at, two_labels
+from vgg_flax.data.split import assign_folds, assign_splits, overlaps
+from vgg_flax.errors import UserError
 from vgg_flax.settings import SplitSettings, TrainSettings
 
 USUAL_SIZE, SMALL_SIZE, DIGIT_SIZE = 224, 160, 64
 SMALL_PHOTO = 200  # pixels: below this median short side SMALL_SIZE is enough, see docs/accuracy.md
-CHUNK_BYTES = 16 * 2**20  # of decoded pictures that are kept at a time
+SHOWN = 5  # examples in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +40,12 @@ class Photos:
       contents: `[n]` SHA-256 of the encoded pictures, hexadecimal.
       groups: `[n]` the least content among the pictures that must share a split.
       splits: `[n]` "train", "val" or "test"; before `with_splits` "" where the data leaves it to us.
-      bad: (name, reason) of the pictures that were left out.
+      left_out: what is not used, and why.
       own_val: whether the validation pictures are the user's own choice.
       decoded: how many pictures had to be decoded now.
+      found: what was counted, for the report: JSON types.
+      notes: what was found, a line each.
+      warnings: what may make the results untrue, a line each.
     """
 
     source: str
@@ -54,21 +56,64 @@ class Photos:
     contents: np.ndarray
     groups: np.ndarray
     splits: np.ndarray
-    bad: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     own_val: bool = False
     decoded: int = 0
+    found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def bad(self) -> tuple[tuple[str, str], ...]:
+        """(name, reason) of what is not used."""
+        return tuple((one.name, one.reason) for one in self.left_out)
 
     def rows(self, *splits: str) -> np.ndarray:
         """Indices of the pictures in these splits, int64 `[m]`, in order."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
     def with_splits(self, settings: SplitSettings) -> Photos:
-        """The same pictures, every one in a split. Raises UserError when a class is too small."""
-        splits = assign_splits(self.labels, self.groups, self.splits, self.classes, settings)
-        return dataclasses.replace(self, splits=splits, own_val="val" in self.splits)
+        """The same pictures, every one in a split, without those that would train on what is tested.
+
+        Raises:
+          UserError: a class is too small.
+        """
+        some = self._without_overlaps()
+        splits = assign_splits(some.labels, some.groups, some.splits, some.classes, settings)
+        return dataclasses.replace(some, splits=splits, own_val="val" in self.splits)
+
+    def _without_overlaps(self) -> Photos:
+        """Without the training pictures whose group is also in the user's own validation or test pictures."""
+        twins = overlaps(self.groups, self.splits)
+        if not twins:
+            return self
+        dropped, counts = [], collections.Counter()
+        for index, twin in twins.items():
+            same = self.contents[index] == self.contents[twin]
+            what = "the same bytes as" if same else "in one group with (a near-copy, or of one --group)"
+            reason = f"{what} {self.names[twin]!r} of {self.splits[twin]}"
+            dropped.append(LeftOut(self.names[index], reason, self.classes[self.labels[index]]))
+            counts[(str(self.splits[index] or "train"), str(self.splits[twin]))] += 1
+        keep = np.setdiff1d(np.arange(len(self)), list(twins))
+        lines = [
+            f"{count} photos of {place} also lie in {other} or have a near-copy there: left out of {place}"
+            for (place, other), count in sorted(counts.items())
+        ]
+        return dataclasses.replace(
+            self,
+            images=self.images.only(keep) if isinstance(self.images, Rows) else self.images[keep],
+            labels=self.labels[keep],
+            names=tuple(self.names[index] for index in keep),
+            contents=self.contents[keep],
+            groups=self.groups[keep],
+            splits=self.splits[keep],
+            left_out=tuple(sorted((*self.left_out, *dropped))),
+            found={**self.found, "left_out_for_overlap": {f"{a} with {b}": n for (a, b), n in sorted(counts.items())}},
+            warnings=(*self.warnings, *lines),
+        )
 
     def folds(self, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
         """Fold of each of `rows` `[m]` for cross-validation: int64 `[m]`, 0 to count - 1."""
@@ -87,50 +132,32 @@ def load(settings: TrainSettings, check: Callable[[], None] = lambda: None) -> t
     Raises:
       UserError: there is nothing to train on, or with `--strict` a picture can't be used.
     """
-    dataset = open_dataset(settings.data)
-    seen = _look_at(dataset, check)
-    size = settings.image_size if settings.image_size != "auto" else _auto_size(dataset, seen)
-    photos = decode_all(dataset, seen, size, strict=settings.split.strict, check=check)
+    dataset = open_dataset(settings.data, label=settings.label, group=settings.split.group)
+    for line in dataset.notes:
+        say(line)
+    seen = look_at(dataset, check)
+    side = _median_side(seen)
+    size = settings.image_size if settings.image_size != "auto" else _auto_size(dataset, side)
+    photos = decoded_photos(dataset, seen, size, strict=settings.split.strict, check=check)
     return photos.with_splits(settings.split), size
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """An encoded picture, looked at but not decoded: SHA-256 and short side in pixels; or what is wrong with it."""
-
-    content: str | None = None
-    short_side: int | None = None
-    reason: str | None = None
+def _median_side(seen: Sequence[Seen]) -> float:
+    """Pixels; 0 where no header is understood."""
+    sides = [one.short_side for one in seen if one.short_side]
+    return float(np.median(sides)) if sides else 0.0
 
 
-def _look_at(dataset: Dataset, check: Callable[[], None]) -> list[Seen]:
-    def look(index: int) -> Seen:
-        try:
-            data = dataset.read(index)
-        except BadImage as bad:
-            return Seen(reason=str(bad))
-        return Seen(hashlib.sha256(data).hexdigest(), decode.short_side(data))
-
-    found = []
-    with bar("reading files", len(dataset.names), summary=False) as advance:
-        for seen in prefetch(look, len(dataset.names)):
-            check()
-            found.append(seen)
-            advance(1)
-    return found
-
-
-def _auto_size(dataset: Dataset, seen: Sequence[Seen]) -> int:
+def _auto_size(dataset: Dataset, side: float) -> int:
     if dataset.source == "digits":
         return DIGIT_SIZE
-    sides = [one.short_side for one in seen if one.short_side]
-    if not sides or np.median(sides) >= SMALL_PHOTO:
+    if not side or side >= SMALL_PHOTO:
         return USUAL_SIZE
-    say(f"image size {SMALL_SIZE}: the photos' median short side is {np.median(sides):.0f} pixels")
+    say(f"image size {SMALL_SIZE}: the photos' median short side is {side:.0f} pixels")
     return SMALL_SIZE
 
 
-def decode_all(
+def decoded_photos(
     dataset: Dataset,
     seen: Sequence[Seen],
     size: int,
@@ -138,84 +165,117 @@ def decode_all(
     strict: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Photos:
-    """Decode every picture that no earlier run decoded.
+    """The pictures of a data set that can be used, in groups, in the data's own splits.
 
     Args:
       strict: raise UserError at the first bad picture instead of leaving it out.
       check: called between pictures; may raise to stop.
+
+    Raises:
+      UserError: of a whole class no picture can be used.
     """
-    store, preprocessing = picture_store(size), Preprocessing(size)
     reasons = {index: one.reason for index, one in enumerate(seen) if one.reason}
-    whole = [index for index in range(len(seen)) if index not in reasons]
-    keys = _keys([seen[index].content or "" for index in whole])
-    chunk = max(1, CHUNK_BYTES // (size * size * 3))
-    pending: dict[bytes, np.ndarray] = {}
-    wrong: dict[str | None, str] = {}
-    decoded = 0
-
-    def load(index: int) -> np.ndarray | str:
-        try:
-            return preprocess.resize(decode.decode(dataset.read(index)), preprocessing)
-        except BadImage as bad:
-            return str(bad)
-
-    def keep() -> None:
-        if pending:
-            store.add(list(pending), np.stack(list(pending.values())))
-        pending.clear()
-
-    with store.filling(keys, check) as missing, bar("decoding pictures", len(missing)) as advance:
-        for k, image in zip(missing, prefetch(lambda i: load(whole[missing[i]]), len(missing)), strict=True):
-            check()
-            if isinstance(image, str):
-                wrong[seen[whole[k]].content] = image
-            else:
-                pending[keys[k]], decoded = image, decoded + 1
-            if len(pending) == chunk:
-                keep()
-            advance(1)
-        keep()
-    reasons |= {index: wrong[one.content] for index, one in enumerate(seen) if one.content in wrong}
+    double = two_labels(dataset, seen)
+    store, wrong, decoded = decode_all(dataset, seen, size, reasons | double, check)
+    reasons |= wrong
     if strict and reasons:
         index = min(reasons)
         raise UserError(
             f"{dataset.names[index]}: {reasons[index]}. Fix or remove it, or leave out --strict to go on without it."
         )
-    return _photos(dataset, seen, store, reasons, decoded)
-
-
-def _photos(dataset: Dataset, seen: Sequence[Seen], store: RowStore, reasons: dict[int, str], decoded: int) -> Photos:
-    kept = [index for index in range(len(seen)) if index not in reasons]
-    if not kept:
-        raise UserError(
-            f"none of the {len(seen)} pictures in {dataset.source} can be read: {next(iter(reasons.values()))}."
-        )
-    contents = [seen[index].content or "" for index in kept]
+    reasons |= double
+    _check_classes(dataset, reasons)
+    kept = np.array([index for index in range(len(seen)) if index not in reasons])
+    contents = np.array([seen[index].content or "" for index in kept])
+    labels = dataset.labels[kept]
+    pairs = _near_pairs(store, contents, _median_side(seen), check)
+    groups = find_groups(contents, labels, pairs, [key[kept] for key in dataset.keys])
+    names = tuple(dataset.names[index] for index in kept)
+    left_out = [LeftOut(dataset.names[i], why, dataset.classes[dataset.labels[i]]) for i, why in reasons.items()]
     return Photos(
         source=dataset.source,
         classes=dataset.classes,
-        images=store.rows(_keys(contents)),
-        labels=dataset.labels[kept],
-        names=tuple(dataset.names[index] for index in kept),
-        contents=np.array(contents),
-        groups=np.array(contents),
+        images=store.rows(content_keys(contents.tolist()), "image"),
+        labels=labels,
+        names=names,
+        contents=contents,
+        groups=groups.names,
         splits=dataset.own_splits[kept],
-        bad=tuple((dataset.names[index], reasons[index]) for index in sorted(reasons)),
+        left_out=tuple(sorted((*left_out, *dataset.left_out))),
         decoded=decoded,
+        found=_counted(dataset, groups, reasons, double),
+        notes=(*_in_words(groups), *_depths(store, contents)),
+        warnings=(*dataset.warnings, *_doubts(dataset.classes, names, groups, double)),
     )
 
 
-def picture_store(size: int) -> RowStore:
-    """Where decoded pictures of one size are kept, found by their content."""
-    preprocessing = Preprocessing(size)
-    about = {
-        "image_size": size,
-        "resize": preprocessing.resize,
-        "opencv": cv2.__version__,
-        "versions": {"decode": decode.VERSION, "preprocess": preprocess.VERSION},
+def _check_classes(dataset: Dataset, reasons: Mapping[int, str]) -> None:
+    """Raises UserError when nothing is left of a class; says the commonest reason, which says what helps."""
+    good = np.setdiff1d(np.arange(len(dataset.names)), list(reasons))
+    for label in np.setdiff1d(dataset.labels, dataset.labels[good]):
+        mine = np.flatnonzero(dataset.labels == label)
+        [(reason, count)] = collections.Counter(reasons[int(index)] for index in mine).most_common(1)
+        raise UserError(
+            f"class {dataset.classes[label]!r}: none of its {len(mine)} pictures can be used; {count} of them, such as "
+            f"{dataset.names[mine[0]]}: {reason}."
+        )
+
+
+def _near_pairs(store: RowStore, contents: np.ndarray, side: float, check: Callable[[], None]) -> np.ndarray:
+    """Pairs of near-copies, int64 `[m, 2]`; none of pictures so small that they all look alike."""
+    if side < copies.LEAST_SIDE:
+        return np.empty((0, 2), np.int64)
+    _, first = np.unique(contents, return_index=True)
+    hashes = store.rows(content_keys(contents[first].tolist()), "hash")[:]
+    with bar("comparing photos", len(first), summary=False) as advance:
+
+        def done(count: int) -> None:
+            check()
+            advance(count)
+
+        return first[copies.near_pairs(hashes, done)]
+
+
+def _counted(dataset: Dataset, groups: Groups, reasons: Mapping[int, str], double: Mapping[int, str]) -> dict[str, Any]:
+    return {
+        "files": len(dataset.names) + len(dataset.left_out),
+        "not_usable": len(reasons) - len(double) + len(dataset.left_out),
+        "same_bytes_under_two_labels": len(double),
+        "copies": groups.copies,
+        "near_copy_groups": groups.near,
+        "largest_near_copy_group": groups.largest,
+        "near_copies_ignored_in": [dataset.classes[label] for label, _ in groups.chained],
+        "near_copies_with_two_labels": len(groups.mixed),
     }
-    return RowStore("pictures", about, (size, size, 3), np.uint8)
 
 
-def _keys(contents: Sequence[str]) -> list[bytes]:
-    return [bytes.fromhex(content) for content in contents]
+def _in_words(groups: Groups) -> list[str]:
+    lines = []
+    if groups.copies:
+        lines.append(f"{groups.copies} photos have the same bytes as another: copies share one side of the split")
+    if groups.near:
+        lines.append(
+            f"groups of near-copies: {groups.near}, the largest of {groups.largest} photos; each shares one side"
+        )
+    return lines
+
+
+def _depths(store: RowStore, contents: np.ndarray) -> list[str]:
+    """Which 16-bit pictures hold values of fewer bits."""
+    depths = store.rows(content_keys(contents.tolist()), "depth")[:]
+    counts = [(bits, int((depths == bits).sum())) for bits in decode.DEPTHS]
+    return [f"{count} 16-bit pictures hold {bits}-bit values: scaled by that depth" for bits, count in counts if count]
+
+
+def _doubts(classes: Sequence[str], names: Sequence[str], groups: Groups, double: Mapping[int, str]) -> list[str]:
+    lines = [
+        f"near-copies are ignored in class {classes[label]!r}: a chain of {size} photos only looks alike"
+        for label, size in groups.chained
+    ]
+    if groups.mixed:
+        some = "; ".join(f"{names[i]!r} and {names[j]!r}" for i, j in groups.mixed[:SHOWN])
+        more = ", ..." if len(groups.mixed) > SHOWN else ""
+        lines.append(f"{len(groups.mixed)} pairs of near-copies have two labels (they share one side): {some}{more}")
+    if double:
+        lines.append(f"{len(double)} files hold the same bytes under two labels: left out, see bad_files.csv")
+    return lines

@@ -60,6 +60,24 @@ def assign_splits(
     return splits
 
 
+def overlaps(groups: np.ndarray, own_splits: np.ndarray) -> dict[int, int]:
+    """{index: its twin} of the pictures whose group is also among the user's own test, or else validation, pictures.
+
+    The test stays whole, validation gives way to it, and training to both.
+
+    Args:
+      groups: str `[n]`.
+      own_splits: `[n]` of "train", "val", "test", or "".
+    """
+    found: dict[int, int] = {}
+    for split, below in (("test", ("", "train", "val")), ("val", ("", "train"))):
+        first = {group: int(i) for i, group in reversed([*enumerate(groups)]) if own_splits[i] == split}
+        for i in np.flatnonzero(np.isin(own_splits, below)):
+            if groups[i] in first:
+                found.setdefault(int(i), first[groups[i]])
+    return dict(sorted(found.items()))
+
+
 def _split_at(u: float, shares: dict[str, float]) -> str:
     limit = 0.0
     for split, share in shares.items():

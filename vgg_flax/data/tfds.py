@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vgg_flax.data.dataset import Dataset
-from vgg_flax.data.folder import SYNONYMS
+from vgg_flax.data.splitnames import SYNONYMS
 from vgg_flax.errors import UserError
 
 

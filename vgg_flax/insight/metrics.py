@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from vgg_flax import console
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.scores import cross_entropy
+
+FEW = 5  # test pictures of a class: below, its figures are chance
+SHOWN = 5  # classes in a sentence
 
 
 def evaluate_run(predictions: Predictions, judge: Judge) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def evaluate(predictions: Predictions, judge: Judge) -> dict[str, Any]:
         "majority_baseline": float(np.bincount(labels).max() / count),
         "loss": cross_entropy(predictions.logits / judge.temperature, labels),
         "count": count,
-        "macro_f1": float(np.mean(columns["f1"])),
+        "macro_f1": float(np.mean(columns["f1"][columns["support"] > 0])),  # of the classes that are there
         "confusion_matrix": confusion_matrix(labels, predicted, labels=indices).tolist(),
         "per_class": {
             str(name): {metric: column[i].item() for metric, column in columns.items()}
@@ -64,11 +66,33 @@ def mistakes(predictions: Predictions, judge: Judge) -> list[tuple[int, int, flo
     return sorted(rows, key=lambda row: (-row[2], row[0]))
 
 
-def warn(predictions: Predictions) -> None:
-    """Say so when the kept model tells nothing apart."""
-    some = predictions.validation()
-    if len(some) > 1 and len(np.unique(some.logits.argmax(-1))) == 1:
-        label = predictions.classes[some.logits[0].argmax()]
-        console.warn(
-            f"the model calls every validation picture {str(label)!r}: try a lower --lr, more --epochs or more photos."
+def warnings(predictions: Predictions, test: dict[str, Any]) -> list[str]:
+    """What a person must know before believing the test accuracy: a sentence each, none where all is well.
+
+    Args:
+      test: as `evaluate` gives it of the test pictures.
+    """
+    found = []
+    for what, some in (("validation", predictions.validation()), ("test", predictions.select("test"))):
+        if len(some) > 1 and len(np.unique(some.logits.argmax(-1))) == 1:
+            label = str(predictions.classes[some.logits[0].argmax()])
+            found.append(
+                f"the model calls every {what} picture {label!r}: try a lower --lr, more --epochs or more photos of "
+                "the other classes."
+            )
+            break
+    if test["count"] and test["accuracy"] <= test["majority_baseline"] and test["accuracy"] < 1:
+        how = "lower than" if test["accuracy"] < test["majority_baseline"] else "no better than"
+        largest = max(test["per_class"], key=lambda name: test["per_class"][name]["support"])
+        found.append(
+            f"test accuracy {test['accuracy']:.1%} is {how} the {test['majority_baseline']:.1%} of always answering "
+            f"{largest!r}: the model has learned nothing that helps. It needs more photos of the small classes."
         )
+    few = {name: one["support"] for name, one in test["per_class"].items() if one["support"] < FEW}
+    if few:
+        some = ", ".join(f"{name!r} ({count})" for name, count in list(few.items())[:SHOWN])
+        more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+        found.append(
+            f"fewer than {FEW} test pictures of {some}{more}: figures of these classes say little. Add photos."
+        )
+    return found

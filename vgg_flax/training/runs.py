@@ -109,9 +109,9 @@ class Run:
         notes = {"weights": weights.source, "random_weights": weights.random, "device": device}
         write_atomic(self._path, _yaml({**record, "digests": digests, **notes}))
         classes = [photos.classes[label] for label in photos.labels]
-        self.write_table(
-            "split.csv", ("file", "split", "label"), zip(photos.names, photos.splits, classes, strict=True)
-        )
+        rows = [*zip(photos.names, photos.splits, classes, strict=True)]
+        rows += [(one.name, "left_out", one.label) for one in photos.left_out]
+        self.write_table("split.csv", ("file", "split", "label"), rows)
         self.write_table("bad_files.csv", ("file", "reason"), photos.bad)
 
     def how_to_go_on(self) -> str:
