@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-WAYS = [["-m", "vgg_flax", "train"], ["-m", "vgg_flax", "webcam"], ["-m", "vgg_flax", "cache"], ["-m", "vgg_flax"]]
+WAYS = [
+    ["-m", "vgg_flax", "train"],
+    ["-m", "vgg_flax", "webcam"],
+    ["-m", "vgg_flax", "predict"],
+    ["-m", "vgg_flax", "cache"],
+    ["-m", "vgg_flax"],
+]
 HEAVY = {"numpy", "jax", "cv2", "rich", "matplotlib", "flax", "h5py", "scipy", "asyncio", "typeguard"}
 
 

@@ -30,6 +30,23 @@ VERBS = {
             "vgg-flax train --resume                 go on with the newest run",
         ),
     ),
+    "predict": Verb(
+        "PredictSettings",
+        "Ask a trained model about pictures: a table, or --csv, --json.",
+        (
+            "vgg-flax predict runs/train photos/",
+            'vgg-flax predict runs/train "new/*.jpg" archive.zip clip.mp4 --csv',
+            "find . -name '*.jpg' | vgg-flax predict runs/train - --json",
+        ),
+    ),
+    "evaluate": Verb(
+        "EvaluateSettings",
+        "Measure a trained model on labelled photos that it has not seen.",
+        (
+            "vgg-flax evaluate runs/train --data new_photos/",
+            "vgg-flax evaluate runs/train --data photos.zip --partial   some classes only",
+        ),
+    ),
     "webcam": Verb(
         "WebcamSettings",
         "Label what a camera, video, stream or folder of pictures shows.",

@@ -14,7 +14,7 @@ from tyro import _errors as mistakes  # its hook is private still, hence the nar
 from vgg_flax.errors import UserError
 
 T = TypeVar("T")
-Alias = tyro.conf.arg
+Alias, Positional = tyro.conf.arg, tyro.conf.Positional
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 
-from vgg_flax.cli import Alias
+from vgg_flax.cli import Alias, Positional
 from vgg_flax.errors import UserError
 
 T = TypeVar("T")
@@ -216,6 +216,48 @@ class WebcamSettings:
 
     def __post_init__(self) -> None:
         _check("max-frames", self.max_frames, self.max_frames is None or self.max_frames >= 1, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSettings:
+    """Ask a trained model about pictures."""
+
+    model: Annotated[Path, Positional, Alias(metavar="MODEL")]
+    """A run or bundle folder."""
+    sources: Annotated[tuple[str, ...], Positional, Alias(metavar="SOURCES")]
+    """Pictures, folders, patterns such as "photos/*.jpg", .zip files, videos; - reads paths from standard input."""
+    csv: bool = False
+    """Comma-separated values with a header instead of a table; lists in it are JSON."""
+    json: bool = False
+    """A line of JSON for each picture instead of a table."""
+    topk: Annotated[Optional[int], Alias(metavar="N")] = None
+    """Show the N most probable classes; unset: one in the table, all in --csv and --json."""
+    no_cache: bool = False
+    """Leave nothing behind in the cache, and look nothing up there."""
+
+    def __post_init__(self) -> None:
+        _check("topk", self.topk, self.topk is None or self.topk >= 1, "at least 1")
+        _check("csv", "given with --json", not (self.csv and self.json), "one of the two")
+        if not self.sources:
+            raise UserError("no SOURCES, expected pictures, folders, or - for paths on standard input.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Measure a trained model on labelled photos that it has not learned from."""
+
+    model: Annotated[Path, Positional, Alias(metavar="MODEL")]
+    """A run or bundle folder."""
+    data: str
+    """Labelled photos, as `vgg-flax train --data` takes them; classes are matched by name."""
+    label: Optional[str] = None
+    """A regular expression; its group 1, found in a file's name, is the class."""
+    partial: bool = False
+    """Go on where classes are missing, and leave out photos of classes that the model does not know."""
+    name: Optional[str] = None
+    """Folder for the results inside --project; unset: evaluate, evaluate2, ..."""
+    project: Path = Path("runs")
+    """Folder of all runs."""
 
 
 @dataclasses.dataclass(frozen=True)
