@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vgg_flax.data.dataset import Dataset, LeftOut, compiled
-from vgg_flax.data.layout import dataset, is_split
+from vgg_flax.data.layout import dataset
 from vgg_flax.data.listing import NOT_A_PICTURE, Listing
-from vgg_flax.data.splitnames import role
+from vgg_flax.data.splitnames import is_split, role
 from vgg_flax.errors import UserError
 
 
