@@ -182,7 +182,7 @@ def test_own_test_photos_that_are_also_in_train_leave_the_training(tmp_path, cac
     photos = load_photos(top)
     assert dict(photos.bad) == {
         "train/a/same.png": "the same bytes as 'test/a/000.png' of test",
-        "train/b/near.jpg": "in one group with (a near-copy, or of one --group) 'test/b/001.png' of test",
+        "train/b/near.jpg": "shares a group (near-copy or --group) with 'test/b/001.png' of test",
         "train/b/val.png": "the same bytes as 'val/b/002.png' of val",
         "val/a/both.png": "the same bytes as 'test/a/003.png' of test",
     }

@@ -44,7 +44,8 @@ def by_names(listing: Listing, label: str) -> Dataset:
             f"{listing.source} has pictures of {' and '.join(sorted(splits - {''}))}, but no folder for training: "
             "give --data the folder that holds both, or another name to the folder."
         )
-    kept = [(name, split, classes.index(label), name) for name, split, label in found]
+    number = {label: i for i, label in enumerate(classes)}
+    kept = [(name, split, number[label], name) for name, split, label in found]
     notes = [f"--label finds {len(classes)} classes in the names of {len(found)} files"]
     return dataset(listing, classes, kept, left_out, notes, [])
 

@@ -205,6 +205,7 @@ def _some(names: list[str]) -> str:
 
 def _dataset(listing: Listing, tree: Tree, layout: Layout) -> Dataset:
     classes = sorted({name for _, name in layout.places.values()})
+    number = {name: i for i, name in enumerate(classes)}
     pictures = set(tree.pictures)
     kept: list[tuple[str, str, int, str]] = []  # name, split, label, path below the class
     left_out = []
@@ -221,7 +222,7 @@ def _dataset(listing: Listing, tree: Tree, layout: Layout) -> Dataset:
         elif target and target[1] != label:
             left_out.append(LeftOut(name, f"a link into class {target[1]!r}: {listing.links[name]}", label))
         else:
-            kept.append((name, split, classes.index(label), below))
+            kept.append((name, split, number[label], below))
     for label in sorted(set(range(len(classes))) - {label for _, _, label, _ in kept}):
         mine = [one for one in left_out if one.label == classes[label]]
         raise UserError(

@@ -93,7 +93,7 @@ class Photos:
         dropped, counts = [], collections.Counter()
         for index, twin in twins.items():
             same = self.contents[index] == self.contents[twin]
-            what = "the same bytes as" if same else "in one group with (a near-copy, or of one --group)"
+            what = "the same bytes as" if same else "shares a group (near-copy or --group) with"
             reason = f"{what} {self.names[twin]!r} of {self.splits[twin]}"
             dropped.append(LeftOut(self.names[index], reason, self.classes[self.labels[index]]))
             counts[(str(self.splits[index] or "train"), str(self.splits[twin]))] += 1
