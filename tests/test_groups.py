@@ -182,7 +182,7 @@ def test_own_test_photos_that_are_also_in_train_leave_the_training(tmp_path, cac
     photos = load_photos(top)
     assert dict(photos.bad) == {
         "train/a/same.png": "the same bytes as 'test/a/000.png' of test",
-        "train/b/near.jpg": "in one group with (a near-copy, or of one --group) 'test/b/001.png' of test",
+        "train/b/near.jpg": "shares a group (near-copy or --group) with 'test/b/001.png' of test",
         "train/b/val.png": "the same bytes as 'val/b/002.png' of val",
         "val/a/both.png": "the same bytes as 'test/a/003.png' of test",
     }
@@ -193,6 +193,29 @@ def test_own_test_photos_that_are_also_in_train_leave_the_training(tmp_path, cac
     groups = [set(photos.groups[photos.rows(split)]) for split in counts]
     assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
     assert photos.images.shape == (48, 32, 32, 3)
+
+
+def test_own_test_photos_that_are_all_of_train_are_one_clear_line(tmp_path, cache):
+    write_scenes(tmp_path / "d" / "train", {"a": 4, "b": 4})
+    write_scenes(tmp_path / "d" / "test", {"a": 4})
+    with pytest.raises(UserError, match="class 'a' has no training photo of its own: all of them also lie in val"):
+        load_photos(tmp_path / "d")
+
+
+def test_a_class_that_is_a_copy_of_another_is_one_clear_line(tmp_path, cache):
+    write_scenes(tmp_path / "d", {"a": 4})
+    write_scenes(tmp_path / "d", {"b": 4})
+    write_scenes(tmp_path / "d", {"c": 4}, 50)
+    with pytest.raises(
+        UserError, match=r"class 'a': none of its 4 pictures .* a/000\.png: the same bytes as 'b/000\.png'"
+    ):
+        load_photos(tmp_path / "d")
+
+
+def test_a_class_of_one_patient_cannot_be_split(tmp_path, cache):
+    write_photos(tmp_path / "d", {"ill/p1": 5, "well/p2": 3, "well/p3": 3})
+    with pytest.raises(UserError, match=r"'ill' has 1 .* expected at least 2 \(5 pictures that must stay together\)"):
+        load_photos(tmp_path / "d", group="folder")
 
 
 def test_group_folder_keeps_patients_together_also_across_classes(tmp_path, cache):

@@ -302,6 +302,57 @@ def test_every_way_to_train(workplace, options):
     assert report["test"]["accuracy"] > 0.9  # half of the test pictures are of one class
 
 
+def test_a_model_that_has_learned_nothing_says_so_on_screen_in_the_report_and_in_the_last_line(workplace):
+    write_photos(workplace / "uneven", {"common": 76})
+    (workplace / "uneven" / "rare").mkdir()
+    for path in sorted((workplace / "uneven" / "common").iterdir())[:4]:  # of the same kind: nothing tells them apart
+        path.rename(workplace / "uneven" / "rare" / path.name)
+    answer = run(workplace, "--data", "uneven", "--name", "uneven", *REGRESSION, "--views", "1")
+    report = json.loads((workplace / "runs" / "uneven" / "report.json").read_text())
+    assert report["test"]["accuracy"] <= report["test"]["majority_baseline"]
+    words = "of always answering 'common'"
+    assert any(words in warning for warning in report["warnings"])
+    assert f"warning: {report['warnings'][0]}" in answer.stderr
+    assert words in answer.stderr and words in answer.stdout.splitlines()[-1]
+    assert any("fewer than 5 test pictures of 'rare'" in warning for warning in report["warnings"])
+    assert report["photos"]["files"] == 76
+
+
+def test_own_splits_that_lack_a_class_are_measured_on_the_others(workplace, regressed):
+    for split, names, labels in (
+        ("training_set", range(20), ("blue", "green", "red")),
+        ("val_set", range(20, 25), ("blue", "red")),
+        ("test_set", range(24, 30), ("blue", "green")),
+    ):
+        for label in labels:
+            (workplace / "lacking" / split / label).mkdir(parents=True)
+            for i in names:
+                shutil.copy(workplace / "photos" / label / f"{i:03}.png", workplace / "lacking" / split / label)
+    answer = run(workplace, "--data", "lacking", "--name", "lacking", *REGRESSION, "--views", "1")
+    assert "your own splits: train from training_set, val from val_set, test from test_set" in answer.stderr
+    report = json.loads((workplace / "runs" / "lacking" / "report.json").read_text())
+    assert report["warnings"][:3] == [
+        "val_set has no pictures of 'green': figures are of the other 2 only",
+        "test_set has no pictures of 'red': figures are of the other 2 only",
+        "1 photos of val also lie in test or have a near-copy there: left out of val",
+    ]
+    assert report["test"]["count"] == 12 and report["test"]["macro_f1"] > 0.9
+    assert report["photos"]["left_out_for_overlap"] == {"val with test": 1}
+    with (workplace / "runs" / "lacking" / "split.csv").open() as file:
+        assert [row["file"] for row in csv.DictReader(file) if row["split"] == "left_out"] == ["val_set/blue/024.png"]
+
+
+def test_a_zip_of_photos_trains_like_its_folder(workplace, regressed):
+    shutil.make_archive(str(workplace / "photos"), "zip", workplace / "photos")
+    run(workplace, "--data", "photos.zip", "--name", "zipped", *REGRESSION)
+    zipped, folder = (figures(workplace / "runs" / name) for name in ("zipped", "regressed"))
+    assert zipped[1:] == folder[1:] and zipped[0]["test"] == folder[0]["test"]
+    assert json.loads((workplace / "runs" / "zipped" / "report.json").read_text())["computed"] == {
+        "decoded": 0,
+        "rows": 0,
+    }
+
+
 def test_a_finished_run_is_a_source_of_weights(workplace, finished):
     run(workplace, "--name", "second-life", "--weights", "runs/whole")
     first, second = (

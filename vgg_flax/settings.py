@@ -96,7 +96,7 @@ class SplitSettings:
     """Fraction of the photos for the test, where the data has no test folder of its own."""
     seed: int = 0
     """Seeds splits, folds, first values, batch order and random views."""
-    group: Optional[str] = None
+    group: Annotated[Optional[str], Alias(metavar="folder|REGEX")] = None
     """What must stay on one side of the split beside copies: `folder`, the first folder inside that of the class
     (patients, scenes, cameras), or a regular expression whose group 1, found in a photo's path, names its group."""
     strict: bool = False

@@ -88,7 +88,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         console.warn(doubt)
     console.show_results(results["test"], run.folder)
     if doubts:
-        console.show_line(f"warning: {' Also: '.join(doubts)}")  # what is read last
+        console.show_line(f"warning: {'; '.join(doubt.partition(': ')[0] for doubt in doubts)}")  # what is read last
 
 
 def say_what_was_found(photos: Photos) -> None:

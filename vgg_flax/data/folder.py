@@ -78,7 +78,7 @@ class _Walk:
                 continue
             name = prefix + entry.name
             target = self._target(entry) if entry.is_symlink() else linked and f"{linked}/{entry.name}"
-            if not entry.is_dir() or (prefix and has_suffix(entry.name)):  # a folder that poses as a picture is none
+            if not _is_folder(entry) or (prefix and has_suffix(entry.name)):  # a folder that poses as a picture is none
                 self.names.append(name)
                 if target:
                     self.links[name] = target
@@ -97,3 +97,10 @@ class _Walk:
             return Path(link.path).resolve().relative_to(self.real).as_posix()
         except (OSError, ValueError, RuntimeError):  # elsewhere, or a circle
             return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

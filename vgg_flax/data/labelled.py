@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vgg_flax.data.dataset import Dataset, LeftOut, compiled
-from vgg_flax.data.layout import dataset, is_split
+from vgg_flax.data.layout import dataset
 from vgg_flax.data.listing import NOT_A_PICTURE, Listing
-from vgg_flax.data.splitnames import role
+from vgg_flax.data.splitnames import is_split, role
 from vgg_flax.errors import UserError
 
 
@@ -44,7 +44,8 @@ def by_names(listing: Listing, label: str) -> Dataset:
             f"{listing.source} has pictures of {' and '.join(sorted(splits - {''}))}, but no folder for training: "
             "give --data the folder that holds both, or another name to the folder."
         )
-    kept = [(name, split, classes.index(label), name) for name, split, label in found]
+    number = {label: i for i, label in enumerate(classes)}
+    kept = [(name, split, number[label], name) for name, split, label in found]
     notes = [f"--label finds {len(classes)} classes in the names of {len(found)} files"]
     return dataset(listing, classes, kept, left_out, notes, [])
 

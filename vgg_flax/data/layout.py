@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Container, Iterator
 
 import numpy as np
 
 from vgg_flax.data.dataset import Dataset, LeftOut
 from vgg_flax.data.listing import NOT_A_PICTURE, Listing
-from vgg_flax.data.splitnames import Role, role
+from vgg_flax.data.splitnames import Role, is_split, role
+from vgg_flax.data.tree import Tree, above, last
 from vgg_flax.errors import UserError
 from vgg_flax.settings import SPLITS
 
@@ -37,58 +37,10 @@ class Layout:
 
     def place(self, name: str) -> tuple[str, str, str] | None:
         """(Split, class, path below the class's folder) of a file or folder."""
-        for folder in _above(f"{name}/"):
+        for folder in above(f"{name}/"):
             if folder in self.places:
                 return *self.places[folder], name[len(folder) + 1 :]
         return None
-
-
-class Tree:
-    """How many pictures lie in and below each folder."""
-
-    def __init__(self, listing: Listing):
-        self.source = listing.source
-        self.pictures = listing.pictures()
-        self.direct = collections.Counter(name.rpartition("/")[0] for name in self.pictures)
-        self.below = collections.Counter(folder for name in self.pictures for folder in _above(name))
-        self._inside: dict[str, list[str]] = collections.defaultdict(list)
-        for folder in listing.folders:
-            self._inside[folder.rpartition("/")[0]].append(folder)
-
-    def inside(self, folder: str) -> list[str]:
-        """Paths of the folders directly in a folder, sorted."""
-        return self._inside[folder]
-
-    def unwrapped(self, folder: str, classes: Container[str] = ()) -> str:
-        """The folder itself, or the only thing that it holds if that is a folder of folders and no class; and so on."""
-        while not self.direct[folder] and len(inner := self.inside(folder)) == 1:
-            [only] = inner
-            found = role(last(only))
-            means_split = found is not None and found.plain and not role(last(folder))
-            if not self.inside(only) or means_split or last(only) in classes:
-                break
-            folder = only
-        return folder
-
-    def has_classes(self, folder: str) -> bool:
-        """Whether pictures lie in folders inside this one."""
-        return any(self.below[inner] for inner in self.inside(folder))
-
-    def shown(self, folder: str) -> str:
-        """As a person would write it."""
-        return f"{self.source}/{folder}" if folder else self.source
-
-
-def last(folder: str) -> str:
-    """The last part of a path."""
-    return folder.rpartition("/")[2]
-
-
-def _above(name: str) -> Iterator[str]:
-    """Every folder that holds a file, the innermost first, "" for the top."""
-    while name:
-        name = name.rpartition("/")[0]
-        yield name
 
 
 def by_folders(listing: Listing) -> Dataset:
@@ -218,12 +170,6 @@ def _add_classes(tree: Tree, top: str, layout: Layout) -> None:
     layout.notes.append("your own splits, inside each class folder: " + ", ".join(map(last, inner[folders[0]])))
 
 
-def is_split(name: str) -> bool:
-    """Whether a folder is named train, val or test, in whatever words, and nothing else."""
-    found = role(name)
-    return found is not None and found.plain and found.kind in SPLITS
-
-
 def _class_names(tree: Tree, top: str, folders: list[str]) -> list[str]:
     """Names of class folders. Raises UserError: fewer than two, or one that is empty or looks like a split."""
     names = [last(folder) for folder in folders]
@@ -259,6 +205,7 @@ def _some(names: list[str]) -> str:
 
 def _dataset(listing: Listing, tree: Tree, layout: Layout) -> Dataset:
     classes = sorted({name for _, name in layout.places.values()})
+    number = {name: i for i, name in enumerate(classes)}
     pictures = set(tree.pictures)
     kept: list[tuple[str, str, int, str]] = []  # name, split, label, path below the class
     left_out = []
@@ -275,7 +222,7 @@ def _dataset(listing: Listing, tree: Tree, layout: Layout) -> Dataset:
         elif target and target[1] != label:
             left_out.append(LeftOut(name, f"a link into class {target[1]!r}: {listing.links[name]}", label))
         else:
-            kept.append((name, split, classes.index(label), below))
+            kept.append((name, split, number[label], below))
     for label in sorted(set(range(len(classes))) - {label for _, _, label, _ in kept}):
         mine = [one for one in left_out if one.label == classes[label]]
         raise UserError(

@@ -93,11 +93,17 @@ class Photos:
         dropped, counts = [], collections.Counter()
         for index, twin in twins.items():
             same = self.contents[index] == self.contents[twin]
-            what = "the same bytes as" if same else "in one group with (a near-copy, or of one --group)"
+            what = "the same bytes as" if same else "shares a group (near-copy or --group) with"
             reason = f"{what} {self.names[twin]!r} of {self.splits[twin]}"
             dropped.append(LeftOut(self.names[index], reason, self.classes[self.labels[index]]))
             counts[(str(self.splits[index] or "train"), str(self.splits[twin]))] += 1
         keep = np.setdiff1d(np.arange(len(self)), list(twins))
+        free = keep[np.isin(self.splits[keep], ("", "train"))]
+        for label in np.setdiff1d(self.labels, self.labels[free]):
+            raise UserError(
+                f"class {self.classes[label]!r} has no training photo of its own: all of them also lie in val or test "
+                "or have a near-copy there. Add photos to train, or remove val and test."
+            )
         lines = [
             f"{count} photos of {place} also lie in {other} or have a near-copy there: left out of {place}"
             for (place, other), count in sorted(counts.items())
@@ -214,10 +220,11 @@ def _check_classes(dataset: Dataset, reasons: Mapping[int, str]) -> None:
     good = np.setdiff1d(np.arange(len(dataset.names)), list(reasons))
     for label in np.setdiff1d(dataset.labels, dataset.labels[good]):
         mine = np.flatnonzero(dataset.labels == label)
-        [(reason, count)] = collections.Counter(reasons[int(index)] for index in mine).most_common(1)
+        [(reason, _)] = collections.Counter(reasons[int(index)] for index in mine).most_common(1)
+        first = next(index for index in mine if reasons[int(index)] == reason)
         raise UserError(
-            f"class {dataset.classes[label]!r}: none of its {len(mine)} pictures can be used; {count} of them, such as "
-            f"{dataset.names[mine[0]]}: {reason}."
+            f"class {dataset.classes[label]!r}: none of its {len(mine)} pictures can be used, such as "
+            f"{dataset.names[first]}: {reason}."
         )
 
 
@@ -246,6 +253,7 @@ def _counted(dataset: Dataset, groups: Groups, reasons: Mapping[int, str], doubl
         "largest_near_copy_group": groups.largest,
         "near_copies_ignored_in": [dataset.classes[label] for label, _ in groups.chained],
         "near_copies_with_two_labels": len(groups.mixed),
+        "left_out_for_overlap": {},
     }
 
 

@@ -50,8 +50,10 @@ def assign_splits(
     for label, name in enumerate(classes):
         mine = sorted(set(groups[free & (labels == label)]), key=places.__getitem__)
         if len(mine) < (2 if shares else 1):
+            count = int((free & (labels == label)).sum())
+            joined = f" ({count} pictures that must stay together)" if count > len(mine) else ""
             raise UserError(
-                f"class {name!r} has {len(mine)} different usable picture(s), expected at least 2: add photos."
+                f"class {name!r} has {len(mine)} different usable picture(s), expected at least 2{joined}: add photos."
             )
         if {found[group] for group in mine} != {"train", *shares}:
             _give_lowest(mine, found, shares)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from vgg_flax.settings import SPLITS
+
 SYNONYMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
@@ -37,3 +39,9 @@ def role(name: str) -> Role | None:
         else:
             other = other or word not in FILLERS
     return Role(" and ".join(sorted(kinds)), not other) if kinds else None
+
+
+def is_split(name: str) -> bool:
+    """Whether a folder is named train, val or test, in whatever words, and nothing else."""
+    found = role(name)
+    return found is not None and found.plain and found.kind in SPLITS

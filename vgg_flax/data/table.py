@@ -46,6 +46,7 @@ def open_dataset(path: Path) -> Dataset:
     own = np.array([row["split"] for row in kept], "<U5")
     if own.any() and not {"train", ""} & set(own):
         raise UserError(f"{path} has no photo for training: expected some rows with split train, or nothing.")
+    number = {label: i for i, label in enumerate(classes)}
     names = tuple(row["path"] for row in kept)
     files = [path.parent / name for name in names]
     groups = np.array([row["group"] for row in kept])
@@ -53,7 +54,7 @@ def open_dataset(path: Path) -> Dataset:
         source=str(path),
         classes=tuple(classes),
         names=names,
-        labels=np.array([classes.index(row["label"]) for row in kept], np.int32),
+        labels=np.array([number[row["label"]] for row in kept], np.int32),
         own_splits=own,
         read=lambda index: read_bytes(files[index]),
         below=names,

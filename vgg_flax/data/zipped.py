@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 import zipfile
@@ -12,7 +13,7 @@ from vgg_flax.data.listing import HEAD, Listing, is_hidden
 from vgg_flax.errors import BadImage, UserError
 
 MOST_FILES = 2_000_000
-MOST_BYTES = 256 * 2**20  # of one picture
+MOST_BYTES = 128 * 2**20  # of one picture
 MOST_RATIO = 200  # of unpacked to packed bytes; pictures hardly shrink
 SMALL = 2**20  # bytes of a file whose ratio does not matter
 UTF8, ENCRYPTED = 0x800, 0x1
@@ -38,7 +39,7 @@ def list_zip(path: Path) -> Listing:
     for info in infos:
         name = _name(info)
         parts = name.rstrip("/").split("/")
-        if any(map(is_hidden, parts)) and ".." not in parts:
+        if any(is_hidden(part) for part in parts if part != ".."):
             continue
         if not info.is_dir():
             if reason := _refused(info, name, members):
@@ -62,14 +63,12 @@ def list_zip(path: Path) -> Listing:
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """The path of a member; some programs write UTF-8 without saying so."""
+    """The path of a member; some programs write UTF-8 without saying so, backslashes, or `./` in front."""
     name = info.filename
     if not info.flag_bits & UTF8:
-        try:
-            return name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass
-    return name
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def _refused(info: zipfile.ZipInfo, name: str, members: dict[str, zipfile.ZipInfo]) -> str:
@@ -91,7 +90,7 @@ def _refused(info: zipfile.ZipInfo, name: str, members: dict[str, zipfile.ZipInf
 
 def _leads_outside(name: str) -> bool:
     parts = name.rstrip("/").split("/")
-    return "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) is not None or bool({"", ".", ".."} & set(parts))
+    return "\0" in name or re.match("[A-Za-z]:", name) is not None or bool({"", ".", ".."} & set(parts))
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int, *, whole: bool = True) -> bytes:

@@ -77,8 +77,8 @@ def warnings(predictions: Predictions, test: dict[str, Any]) -> list[str]:
         if len(some) > 1 and len(np.unique(some.logits.argmax(-1))) == 1:
             label = str(predictions.classes[some.logits[0].argmax()])
             found.append(
-                f"the model calls every {what} picture {label!r}: try a lower --lr, more --epochs or more photos of "
-                "the other classes."
+                f"the model calls every {what} picture {label!r}: add photos of the other classes; for a head trained "
+                "in epochs, try a lower --lr as well."
             )
             break
     if test["count"] and test["accuracy"] <= test["majority_baseline"] and test["accuracy"] < 1:
