@@ -134,6 +134,10 @@ class Judge:
             verdict = "unlike"
         return Judgement(verdict, label, probabilities, candidates, familiarity, tuple(map(int, nearest)))
 
+    def without_photos(self) -> Judge:
+        """The same, without what it knows of the training photos: for a model that leaves the house."""
+        return dataclasses.replace(self, distance=None, references=None, seen=b"")
+
     def has_seen(self, contents: Sequence[str]) -> np.ndarray:
         """Whether the model has learned from pictures with these contents, SHA-256 in hexadecimal: bool `[n]`."""
         known = {self.seen[start : start + 32] for start in range(0, len(self.seen), 32)}

@@ -75,8 +75,10 @@ def write(bundle: Bundle, path: Path, name: str, *, weights: Weights = "float32"
 
 
 def published(bundle: Bundle) -> Bundle:
-    """The same model; of the paths in its training record, which name folders of the user's, the last part is left."""
-    return dataclasses.replace(bundle, training=_without_folders(bundle.training))
+    """The same model without the user's own: of the paths in its training record the last part is left, of the photos
+    that its judge knows nothing."""
+    judge = bundle.judge.without_photos()
+    return dataclasses.replace(bundle, judge=judge, training=_without_folders(bundle.training))
 
 
 def _without_folders(value: Any, is_path: bool = False) -> Any:
