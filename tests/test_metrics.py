@@ -28,7 +28,8 @@ def table(logits=LOGITS, labels=LABELS, classes="ab", splits=None, folds=None, o
     splits = np.full(count, "test") if splits is None else np.asarray(splits)
     folds = np.full(count, -1) if folds is None else np.asarray(folds)
     classes = np.array(list(classes))
-    return Predictions(classes, names, names, splits, labels, logits, folds, np.array(own_val))
+    unknown = np.full(count, np.nan), np.full((count, 5), -1)
+    return Predictions(classes, names, names, splits, labels, logits, folds, *unknown, np.array(own_val))
 
 
 def test_metrics_by_hand():

@@ -34,9 +34,28 @@ class References:
     features: np.ndarray
     names: tuple[str, ...]
 
-    def distances(self, averages: np.ndarray) -> np.ndarray:
-        """Squared distance of each picture from each reference: averages `[n, channels]` -> float32 `[n, m]`."""
-        return np.maximum(0, 2 - 2 * unit_rows(averages) @ self._float32.T)
+    def nearest(self, averages: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The 5 nearest references of each picture, few rows of distances in memory at a time.
+
+        Args:
+          averages, own: as in `Judge.familiarity`.
+
+        Returns:
+          (squared distance from the 5th: float64 `[n]`, numbers of the 5, nearest first: int64 `[n, 5]`).
+        """
+        step = max(1, BLOCK_BYTES // (4 * len(self.features)))
+        far, near = [np.empty(0)], [np.empty((0, NEIGHBOURS), np.int64)]
+        for start in range(0, len(averages), step):
+            part = slice(start, start + step)
+            distances = np.maximum(0, 2 - 2 * unit_rows(averages[part]) @ self._float32.T)
+            if own is not None:
+                rows = np.flatnonzero(own[part] >= 0)
+                distances[rows, own[part][rows]] = np.inf
+            five = np.argpartition(distances, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
+            order = np.take_along_axis(distances, five, 1).argsort(1, kind="stable")
+            near.append(np.take_along_axis(five, order, 1))
+            far.append(np.take_along_axis(distances, near[-1][:, -1:], 1)[:, 0].astype(np.float64))
+        return np.concatenate(far), np.concatenate(near)
 
     @functools.cached_property
     def _float32(self) -> np.ndarray:
@@ -104,35 +123,53 @@ class Judge:
         return softmax(logits.astype(np.float64) / self.temperature, axis=-1).astype(np.float32)
 
     def judge(self, logits: np.ndarray, averages: np.ndarray | None = None) -> list[Judgement]:
-        """Verdicts.
+        """What is said of each picture.
 
         Args:
           logits: float32 `[n, classes]`.
           averages: float32 `[n, channels]`, of block 5; None leaves familiarity out.
         """
         probabilities = self.probabilities(logits)
-        familiarity, nearest = [None] * len(logits), np.zeros((len(logits), 0), np.int64)
+        familiarity, nearest = np.full(len(logits), np.nan), np.zeros((len(logits), 0), np.int64)
         if self.references is not None and averages is not None:
-            familiarity, nearest = self._familiarity(averages)
-        return [self._judgement(*row) for row in zip(probabilities, familiarity, nearest, strict=True)]
+            familiarity, nearest = self.familiarity(averages)
+        verdicts = self.verdicts(probabilities, familiarity)
+        rows = zip(probabilities, verdicts.tolist(), familiarity.tolist(), nearest.tolist(), strict=True)
+        return [self._judgement(*row) for row in rows]
 
-    def _familiarity(self, averages: np.ndarray) -> tuple[list[float], np.ndarray]:
+    def verdicts(self, probabilities: np.ndarray, familiarity: np.ndarray) -> np.ndarray:
+        """`label`, `unsure` or `unlike`: str `[n]`.
+
+        Args:
+          probabilities: float32 `[n, classes]`.
+          familiarity: float `[n]`; NaN where it is unknown.
+        """
+        sure = np.where(probabilities.max(1) >= self.sure, "label", "unsure")
+        return np.where(familiarity < 1, "unlike", sure)
+
+    def familiarity(self, averages: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """How like the training photos pictures are.
+
+        Args:
+          averages: float32 `[n, channels]`, of block 5.
+          own: int `[n]`, the number of the reference that is the picture itself and does not count, or -1.
+
+        Returns:
+          (familiarity: float64 `[n]`, see `Judgement`; numbers of the 5 nearest references, nearest first:
+          int64 `[n, 5]`).
+        """
         assert self.references is not None and self.distance is not None
-        distances = self.references.distances(averages)
-        count = min(NEIGHBOURS, distances.shape[1])
-        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        nearest = np.take_along_axis(nearest, np.take_along_axis(distances, nearest, 1).argsort(1, kind="stable"), 1)
-        far = np.take_along_axis(distances, nearest[:, -1:], 1)[:, 0].astype(np.float64)
-        return np.minimum(MOST_FAMILIAR, self.distance / np.maximum(far, 1e-12)).tolist(), nearest
+        far, nearest = self.references.nearest(averages, own)
+        return np.minimum(MOST_FAMILIAR, self.distance / np.maximum(far, 1e-12)), nearest
 
-    def _judgement(self, probabilities: np.ndarray, familiarity: float | None, nearest: np.ndarray) -> Judgement:
+    def _judgement(
+        self, probabilities: np.ndarray, verdict: Verdict, familiarity: float, nearest: list[int]
+    ) -> Judgement:
         order = np.argsort(-probabilities, kind="stable")
         label = int(order[0])
         candidates = (label, *(int(c) for c in order[1:] if probabilities[c] >= self.candidate))
-        verdict: Verdict = "label" if probabilities[label] >= self.sure else "unsure"
-        if familiarity is not None and familiarity < 1:
-            verdict = "unlike"
-        return Judgement(verdict, label, probabilities, candidates, familiarity, tuple(map(int, nearest)))
+        known = familiarity if nearest else None
+        return Judgement(verdict, label, probabilities, candidates, known, tuple(nearest))
 
     def without_photos(self) -> Judge:
         """The same, without what it knows of the training photos: for a model that leaves the house."""
@@ -187,15 +224,8 @@ def with_references(judge: Judge, averages: np.ndarray, labels: np.ndarray, name
     if len(kept) <= NEIGHBOURS:
         return judge
     references = References(unit_rows(averages[kept]).astype(np.float16), tuple(str(names[i]) for i in kept))
-    step = max(1, BLOCK_BYTES // (4 * len(kept)))
-    own = []
-    for start in range(0, len(kept), step):
-        distances = references.distances(averages[kept[start : start + step]])
-        rows = np.arange(len(distances))
-        distances[rows, start + rows] = np.inf  # but for itself
-        own.append(np.partition(distances, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1])
-    threshold = float(np.quantile(np.concatenate(own), OUTLIERS))
-    return dataclasses.replace(judge, distance=max(threshold, 1e-12), references=references)
+    far, _ = references.nearest(averages[kept], np.arange(len(kept)))
+    return dataclasses.replace(judge, distance=max(float(np.quantile(far, OUTLIERS)), 1e-12), references=references)
 
 
 def _evenly(labels: np.ndarray, most: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from vgg_flax.answers.judge import Judge, calibrate
 from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
 
-ARRAYS = ("classes", "names", "contents", "splits", "labels", "logits", "folds", "own_val")
+ROWS = ("names", "contents", "splits", "labels", "logits", "folds", "familiarity", "nearest")
+ARRAYS = ("classes", *ROWS, "own_val")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Predictions:
       labels: int32 `[n]`.
       logits: float32 `[n, classes]`, before any temperature.
       folds: int64 `[n]`: the model that answers was fitted without this fold; -1 where the final model answers.
+      familiarity: float64 `[n]`, see `judge.Judgement`, of training pictures without themselves; NaN where unknown.
+      nearest: int64 `[n, 5]`, rows of the training pictures that are most alike, nearest first; -1 where unknown.
       own_val: bool, whether the validation pictures are the user's own choice.
     """
 
@@ -38,14 +41,16 @@ class Predictions:
     labels: np.ndarray
     logits: np.ndarray
     folds: np.ndarray
+    familiarity: np.ndarray
+    nearest: np.ndarray
     own_val: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def where(self, rows: np.ndarray) -> Predictions:
-        """Some rows: bool or int `[m]`."""
-        parts = {name: getattr(self, name)[rows] for name in ARRAYS[1:-1]}
+        """Some rows: bool or int `[m]`. `nearest` keeps the numbers of the whole table."""
+        parts = {name: getattr(self, name)[rows] for name in ROWS}
         return dataclasses.replace(self, **parts)
 
     def select(self, *splits: str) -> Predictions:
@@ -59,6 +64,22 @@ class Predictions:
         """
         folded = self.folds >= 0
         return self.select("val") if self.own_val or not folded.any() else self.where(folded)
+
+    def compared(self, judge: Judge, averages: np.ndarray) -> Predictions:
+        """The same, knowing how like the training pictures each is; as it is where the judge doesn't know them.
+
+        Args:
+          judge: its references are named as in this table.
+          averages: float32 `[n, channels]`, of block 5.
+        """
+        if judge.references is None:
+            return self
+        row_of = {str(name): row for row, name in enumerate(self.names)}
+        rows = np.array([row_of[name] for name in judge.references.names])
+        own = np.full(len(self), -1)
+        own[rows] = np.arange(len(rows))
+        familiarity, nearest = judge.familiarity(averages, own)
+        return dataclasses.replace(self, familiarity=familiarity, nearest=rows[nearest])
 
     def judge(self, min_precision: float = 0.95) -> Judge:
         """Calibrated on every row, the test apart, that the answering model has not seen."""

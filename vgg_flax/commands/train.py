@@ -76,7 +76,8 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         fitted = fit.fit(run, spec, cut, weights.backbone, feed, check)
     with clock("evaluation"):
         predictions = fit.predict(fitted, feed)
-        judge = with_photos(predictions.judge(settings.answer.min_precision), fitted, feed)
+        judge = predictions.judge(settings.answer.min_precision)
+        judge, predictions = with_photos(judge, predictions, fitted, feed)
         results = metrics.evaluate_run(predictions, judge)
     with clock("report"):
         record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
@@ -121,16 +122,16 @@ def make_network(
     return spec, extractor
 
 
-def with_photos(judge: Judge, fitted: Fitted, feed: Feed) -> Judge:
-    """The judge, knowing the photos that the model has learned from, as the network sees them once it is trained."""
+def with_photos(judge: Judge, predictions: Predictions, fitted: Fitted, feed: Feed) -> tuple[Judge, Predictions]:
+    """Both, knowing the photos that the model has learned from, as the network sees them once it is trained."""
     from vgg_flax.answers import judge as judges
     from vgg_flax.training import fit
 
     photos, rows = feed.photos, feed.fitted
-    averages = fit.averages(fitted, feed, rows)
+    averages = fit.averages(fitted, feed)
     seen = b"".join(sorted({bytes.fromhex(content) for content in photos.contents[photos.rows("train", "val")]}))
-    judge = judges.with_references(judge, averages, photos.labels[rows], [photos.names[i] for i in rows])
-    return dataclasses.replace(judge, seen=seen)
+    judge = judges.with_references(judge, averages[rows], photos.labels[rows], [photos.names[i] for i in rows])
+    return dataclasses.replace(judge, seen=seen), predictions.compared(judge, averages)
 
 
 def leave_behind(

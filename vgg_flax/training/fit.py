@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from vgg_flax import console
+from vgg_flax.answers.judge import NEIGHBOURS
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.scores import accuracy, cross_entropy
 from vgg_flax.errors import UserError
@@ -80,23 +81,24 @@ def predict(fitted: Fitted, feed: Feed) -> Predictions:
         labels=photos.labels,
         logits=logits,
         folds=fitted.folds,
+        familiarity=np.full(len(photos), np.nan),
+        nearest=np.full((len(photos), NEIGHBOURS), -1),
         own_val=np.array(photos.own_val),
     )
 
 
-def averages(fitted: Fitted, feed: Feed, rows: np.ndarray) -> np.ndarray:
-    """Averages of block 5 as the trained network sees the clean pictures: rows int `[m]` -> float32 `[m, channels]`."""
-    backbone, store = fitted.spec.backbone, feed.store
+def averages(fitted: Fitted, feed: Feed) -> np.ndarray:
+    """Averages of block 5 as the trained network sees each clean picture: float32 `[photos, channels]`."""
+    backbone, own, count = fitted.spec.backbone, feed.store.extractor, len(feed.photos)
     columns = pooled_columns(backbone, (5,), ("average",))
     if fitted.task.cut.first_block > 5:
-        return feed.pooled(rows)[:, columns]
-    own = store.extractor
+        return feed.pooled(np.arange(count))[:, columns]
     trained = Extractor(
         backbone, fitted.params["backbone"], own.preprocessing, engine=own.engine, precision=own.precision
     )
     size, parts = batch_size(own.preprocessing.image_size), [np.empty((0, len(columns)), np.float32)]
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
+    for start in range(0, count, size):
+        some = np.arange(start, min(start + size, count))
         pooled = trained(feed.photos.images[np.resize(some, size)])["pooled"]
         parts.append(np.asarray(pooled)[: len(some), columns])
     return np.concatenate(parts)
