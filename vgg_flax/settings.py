@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar, Union
@@ -258,3 +259,23 @@ def from_flat(kind: type[T], flat: dict[str, Any]) -> T:
     if left:
         raise UserError(f"unknown settings: {', '.join(left)}. Expected some of {', '.join(to_flat(default))}.")
     return settings
+
+
+def anchored(settings: TrainSettings) -> dict[str, str]:
+    """{option: absolute path} of what was named by a path, so that it is found from another folder, too."""
+    paths = {}
+    for name, words in (("data", ("digits",)), ("weights", ("imagenet", "random"))):
+        value = getattr(settings, name)
+        start = "tfds:" if value.startswith("tfds:") else ""
+        path = value.removeprefix(start)
+        if value not in words and (not start or Path(path).is_dir()):
+            paths[name] = start + os.path.abspath(path)  # noqa: PTH100  # links stay as they are
+    return paths
+
+
+def nearby(settings: TrainSettings) -> TrainSettings:
+    """The same, with paths as one would type them here: relative where they lie below the working folder."""
+    here = re.compile("^(tfds:)?" + re.escape(str(Path.cwd() / "_")[:-1]))
+    return dataclasses.replace(
+        settings, **{name: here.sub(r"\1", path, 1) for name, path in anchored(settings).items()}
+    )
