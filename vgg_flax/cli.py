@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
@@ -109,8 +111,12 @@ def nearest(typed: str, known: Iterable[str]) -> str:
 
 
 def fail(error: object) -> NoReturn:
-    """Print one line on standard error and exit with the error's code, or 2."""
-    print(f"error: {error}", file=sys.stderr)
+    """Print one line on standard error, in a terminal broken between words, and exit with the error's code, or 2."""
+    line = f"error: {error}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
     raise SystemExit(getattr(error, "code", 2))
 
 

@@ -76,7 +76,8 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         weights = load_weights(settings, BACKBONES[settings.network.model])
         check()
     with clock("data"):
-        photos, size = data.load(settings, check)
+        with console.without_noise():
+            photos, size = data.load(settings, check)
         say_what_was_found(photos)
         run.start(photos, weights, _device())
         check()

@@ -128,7 +128,8 @@ def fit_regression(
         candidates = regression.choose(pooled, column_sets=sets, strength=strength, advance=advance, **data)
     best, start = candidates[0], time.monotonic()
     run.write_table("search.csv", regression.COLUMNS, [dataclasses.astuple(one) for one in candidates])
-    found = regression.fit(pooled[:, sets[best.columns]], strength=best.strength, **data)
+    with console.counter("fit of the chosen head: iterations") as advance:
+        found = regression.fit(pooled[:, sets[best.columns]], strength=best.strength, advance=advance, **data)
     seconds = (time.monotonic() - start) / max(1, len(found.history))
     log = [_regression_row(i, row, len(pooled), seconds) for i, row in enumerate(found.history, 1)]
     run.write_log(log)
@@ -187,7 +188,7 @@ def fit_epochs(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed
             checkpoints.save(epoch + 1, state, row | {"val_count": len(val)})
             unfinished.remove()
             events.write(row)
-            console.show_epoch(row, epochs, best=checkpoints.best == epoch + 1)
+            console.show_epoch(row, epochs, best=checkpoints.best == epoch + 1, first=epoch == done)
             check()
         best = checkpoints.best
         assert best is not None
