@@ -73,12 +73,37 @@ def shortened(text: str, width: int) -> str:
     return f"{head}…{set_cell_size(tail, width - 1 - cell_len(head)).rstrip()[::-1]}"
 
 
+def kept_apart(names: Sequence[str], width: int) -> list[str]:
+    """`shortened`, but names that would look alike keep the part in which they differ."""
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(shortened(name, width), set()).add(name)
+    return [_part_that_differs(name, alike[short], width) for name in names for short in [shortened(name, width)]]
+
+
+def _part_that_differs(name: str, alike: set[str], width: int) -> str:
+    if len(alike) == 1:
+        return shortened(name, width)
+    start = _shared([*alike])
+    end = min(_shared([one[::-1] for one in alike]), min(map(len, alike)) - start)
+    middle = shortened(name[start : len(name) - end], width - 4)
+    room = max(1, (width - 2 - cell_len(middle)) // 2)
+    head, tail = set_cell_size(name, min(room, start)).rstrip(), name[len(name) - min(room, end) :]
+    return f"{head}…{middle}…{tail}"
+
+
+def _shared(names: list[str]) -> int:
+    """With how many of the same characters all begin."""
+    return next((i for i, column in enumerate(zip(*names, strict=False)) if len(set(column)) > 1), min(map(len, names)))
+
+
 def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, bad: Sequence[tuple[str, str]]) -> None:
     """How many pictures of each class are in each split, and which files were left out."""
     counts = np.stack([np.bincount(labels[splits == split], minlength=len(classes)) for split in SPLITS])
     table = Table("class", *(Column(split, justify="right") for split in SPLITS), box=box.SIMPLE_HEAD)
-    for label in _shown(counts.sum(0)):
-        table.add_row(Text(shortened(classes[label], NAME_WIDTH)), *map(str, counts[:, label]))
+    shown = _shown(counts.sum(0))
+    for label, name in zip(shown, kept_apart([classes[label] for label in shown], NAME_WIDTH), strict=True):
+        table.add_row(Text(name), *map(str, counts[:, label]))
     table.add_section()
     table.add_row(f"all {len(classes)}", *map(str, counts.sum(1)), style="bold")
     notes.print(table)
@@ -118,7 +143,9 @@ def show_epoch(row: dict[str, float], epochs: int, *, best: bool, first: bool) -
     if first:
         say(f"{'':11}{'train':^18}   {'validation':^18}")
         say(f"{'epoch':>9}  {'loss':>8} {'accuracy':>9}   {'loss':>8} {'accuracy':>9}   {'lr':>7} {'pictures/s':>10}")
-    figures = [f"{row[f'{split}_loss']:8.4f} {row[f'{split}_accuracy']:9.2%}" for split in SPLITS[:2]]
+    losses = [f"{loss:8.4f}" if loss < 1000 else f"{loss:8.1e}" for loss in (row["train_loss"], row["val_loss"])]
+    shares = [f"{row[f'{split}_accuracy']:9.2%}" for split in SPLITS[:2]]
+    figures = [" ".join(pair) for pair in zip(losses, shares, strict=True)]
     speed = f"{row['lr']:7.1e} {row['images_per_second']:10,.0f}"
     count = f"{row['epoch']:.0f}/{epochs}"
     say(f"{count:>9}  {'   '.join([*figures, speed])}{'  best' if best else ''}")
@@ -129,10 +156,10 @@ def show_results(test: dict[str, Any], folder: Path) -> None:
     columns = [Column(name, justify="right") for name in ("precision", "recall", "F1", "pictures")]
     table = Table("test", *columns, box=box.SIMPLE_HEAD)
     classes = list(test["per_class"].items())
-    for label in _shown([one["f1"] if one["support"] else 2.0 for _, one in classes]):
-        name, one = classes[label]
+    shown = [classes[label] for label in _shown([one["f1"] if one["support"] else 2.0 for _, one in classes])]
+    for name, (_, one) in zip(kept_apart([name for name, _ in shown], NAME_WIDTH), shown, strict=True):
         figures = (f"{one[metric]:.1%}" if one["support"] else "-" for metric in ("precision", "recall", "f1"))
-        table.add_row(Text(shortened(name, NAME_WIDTH)), *figures, str(one["support"]))
+        table.add_row(Text(name), *figures, str(one["support"]))
     results.print(table)
     if len(classes) > MOST_ROWS:
         show_line(f"the {WORST} classes with the lowest F1; report.json has all {len(classes)}")

@@ -181,7 +181,7 @@ def leave_behind(
     model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge, training)
     bundle.save(model, run.folder / "model")
     predictions.save(run.folder / "predictions.npz")
-    report.write(run.folder, photos, predictions, judge, fitted.log, fitted.best_epoch)
+    report.write(run.folder, run.settings, photos, predictions, judge, fitted.log, fitted.best_epoch)
     return record
 
 
