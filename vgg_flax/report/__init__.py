@@ -66,9 +66,11 @@ def original(photos: Photos, row: int) -> np.ndarray:
 
     from vgg_flax.data import decode
 
+    if photos.read is None:
+        return photos.images[row]
     try:
         with console.without_noise():
-            photo = decode.decode(decode.read_bytes(Path(photos.source, photos.names[row])))
+            photo = decode.decode(photos.read(photos.names[row]))
     except BadImage:
         return photos.images[row]
     scale = LONG_SIDE / max(photo.shape[:2])
@@ -82,7 +84,7 @@ def _one_of_each_class(photos: Photos) -> list[int]:
     for label in np.unique(photos.labels[rows]):
         same = photos.labels[rows] == label
         rank[same] = np.arange(same.sum())
-    return sorted(rows[np.argsort(rank, kind="stable")[:VIEWED]].tolist())
+    return sorted(rows[np.argsort(rank, kind="stable")[:VIEWED]].tolist(), key=lambda row: photos.labels[row])
 
 
 def random_views(photos: Photos, rows: Sequence[int], settings: TrainSettings) -> list[np.ndarray]:
