@@ -3,7 +3,7 @@
     python -m tests.crash.harness --kills 200 [--scenario rows] [--seed 0] [--signal SIGINT]
 
 Half of the kills, or as many as there are points, are spread over the points; the others come at random moments.
-Every third time the run that recovers is killed as well. A program that Ctrl-C ends must leave nothing half done either.
+Every third time the run that recovers is killed as well. What Ctrl-C ends must leave nothing half done.
 """
 
 from __future__ import annotations
