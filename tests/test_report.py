@@ -38,6 +38,14 @@ def test_a_matrix_is_centred(tmp_path):
     assert max(margins) - min(margins) < 15
 
 
+def test_numbers_can_be_read_on_every_shade():
+    for share in np.linspace(0, 1, 101):
+        shade = confusion.SHADES(share)
+        assert min(confusion.contrast(confusion.number_colour(share, wrong), shade) for wrong in (False, True)) > 3.8
+    assert confusion.number_colour(0.05, True) == confusion.BAD
+    assert confusion.contrast("black", "white") == pytest.approx(21)
+
+
 def test_no_class_confused_with_another_is_drawn_too(tmp_path):
     confusion.draw_confusion(np.eye(50) * 3, [f"{i}" for i in range(50)], tmp_path / "matrix.png", normalize=True)
     assert (tmp_path / "matrix.png").exists()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib import colormaps, colors
 from matplotlib import pyplot as plt
 from rich.cells import cell_len
 
@@ -18,7 +18,7 @@ from vgg_flax.report.style import BAD, GOOD, INK, TRAIN, VAL, save, styled
 MOST = 40  # classes in a matrix that a person can read
 PAIRS = 25  # in a list
 NAME = 26  # columns of a name beside a matrix
-SHADES = mpl.colormaps["Blues"]
+SHADES = colormaps["Blues"]
 
 
 def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path, *, normalize: bool) -> None:
@@ -61,10 +61,30 @@ def _draw_matrix(counts: np.ndarray, names: list[str], path: Path, normalize: bo
     for (i, j), share in np.ndenumerate(shares):
         if counts[i, j] or i == j:
             text = f"{share:.0%}" if normalize else f"{counts[i, j]:.0f}"
-            colour = "white" if share > 0.55 else BAD if i != j else INK
-            axis.text(j, i, text, ha="center", va="center", color=colour, size=size, weight="bold" if i != j else None)
+            weight = "bold" if i != j else "normal"
+            axis.text(
+                j, i, text, ha="center", va="center", color=number_colour(share, i != j), size=size, weight=weight
+            )
     axis.set_title(_headline(counts), loc="center", pad=12, size=14)
     save(figure, path, tight=True)
+
+
+def number_colour(share: float, mistake: bool) -> Any:
+    """Of a number on the shade of `share`, 0 to 1: mistakes are red where that can be read."""
+    wanted = [BAD] if mistake and contrast(BAD, SHADES(share)) >= 4 else [INK, "white"]
+    return max(wanted, key=lambda colour: contrast(colour, SHADES(share)))
+
+
+def contrast(one: Any, other: Any) -> float:
+    """Of two colours, 1 to 21, as the Web Content Accessibility Guidelines define it."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: Any) -> float:
+    channels = np.array(colors.to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def _headline(counts: np.ndarray) -> str:
