@@ -27,7 +27,7 @@ NOTEBOOK = ("--head", "notebook", "--lr", "0.003", "--dropout", "0.2", "--views"
 REGRESSION = ("--head", "regression", "--epochs", "60")
 LEFT = {
     "config.yaml", "metrics.csv", "model", "report.json", "curves.png", "confusion_matrix.png",
-    "confusion_matrix_normalized.png", "mistakes.png", "split.csv", "bad_files.csv", "predictions.npz",
+    "confusion_matrix_normalized.png", "mistakes.png", "views.png", "split.csv", "bad_files.csv", "predictions.npz",
 }  # fmt: skip
 
 

@@ -1,17 +1,17 @@
-"""`vgg-flax VERB ...`, the same as `python -m vgg_flax`. A command is found, and its settings read, without JAX."""
+"""`vgg-flax VERB ...`, the same as `python -m vgg_flax`. A command is found, and its settings read, without JAX.
+
+Ctrl-C is answered from the first statement on, so what takes time to import is imported where it is used.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import sys
+from typing import Any, NamedTuple
 
-from vgg_flax import __version__, cli, settings
-from vgg_flax.errors import UserError
+from vgg_flax import ending
 
 
-@dataclasses.dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """A command: the class of its settings, a line that says what it does, and examples."""
 
     settings: str
@@ -65,8 +65,21 @@ VERBS = {
 }
 
 
+def program(args: list[str] | None = None) -> None:
+    """All of a process: `main`, and Ctrl-C and SIGTERM end it with one line and exit code 130 or 143."""
+    ending.own_signals()
+    try:
+        main(args)
+    except SystemExit as end:
+        if end.code == 3:  # errors.NotSaved
+            ending.leave(3)
+        raise
+
+
 def main(args: list[str] | None = None) -> None:
     """Run one command; a mistake is one line and exit code 2. Output that nobody reads any more ends it with 141."""
+    from vgg_flax import cli
+
     try:
         try:
             _run(sys.argv[1:] if args is None else args)
@@ -77,6 +90,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> None:
+    import importlib
+
+    from vgg_flax import __version__, cli
+    from vgg_flax.errors import UserError
+
     verb, *rest = args or ["--help"]
     if verb in ("-h", "--help"):
         return print(_help())
@@ -87,13 +105,20 @@ def _run(args: list[str]) -> None:
     command = f"vgg_flax.commands.{verb}"
     if verb == "convert":
         return importlib.import_module(command).main(rest)
-    about = VERBS[verb]
-    description = "\n".join([about.summary, "", *(f"  {line}" for line in about.examples)])
-    chosen = cli.parse(getattr(settings, about.settings), description, rest, prog=f"vgg-flax {verb}")
+    chosen = _settings(verb, rest)
+    more = [lambda default: cli.read(type(chosen), rest, default=default)] if verb == "train" else []
     try:
-        importlib.import_module(command).main(chosen)
+        importlib.import_module(command).main(chosen, *more)
     except UserError as error:
         cli.fail(error)
+
+
+def _settings(verb: str, args: list[str]) -> Any:
+    from vgg_flax import cli, settings
+
+    about = VERBS[verb]
+    description = "\n".join([about.summary, "", *(f"  {line}" for line in about.examples)])
+    return cli.parse(getattr(settings, about.settings), description, args, prog=f"vgg-flax {verb}")
 
 
 def _help() -> str:
@@ -112,4 +137,4 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +17,7 @@ from vgg_flax.errors import UserError
 
 T = TypeVar("T")
 Alias, Positional = tyro.conf.arg, tyro.conf.Positional
+ALL_OPTIONS = " All options: --help"
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 
 
@@ -25,16 +28,23 @@ def parse(settings: type[T], description: str | None = None, args: list[str] | N
       settings: a dataclass, or a union of annotated ones for sub-commands.
       prog: what the usage line calls the program; unset: what was typed.
     """
-    args = sys.argv[1:] if args is None else args
-
-    def explain(mistake: Any) -> None:
-        raise UserError(f"{_one_line(mistake, settings)} All options: --help")
-
     try:
-        with mistakes.on_parse_error(explain):
-            return tyro.cli(settings, description=description, args=args, prog=prog or None, config=MARKERS)
+        return read(settings, sys.argv[1:] if args is None else args, description, prog)
     except UserError as error:
         fail(error)
+
+
+def read(
+    settings: type[T], args: list[str], description: str | None = None, prog: str = "", default: T | None = None
+) -> T:
+    """As `parse`, but a mistake raises UserError. What is not in `args` comes from `default`, where that is given."""
+
+    def explain(mistake: Any) -> None:
+        raise UserError(_one_line(mistake, settings) + ALL_OPTIONS)
+
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    with mistakes.on_parse_error(explain):
+        return tyro.cli(settings, description=description, args=args, prog=prog or None, config=MARKERS, **given)
 
 
 def _one_line(mistake: Any, settings: Any) -> str:
@@ -62,6 +72,7 @@ def _one_line(mistake: Any, settings: Any) -> str:
         case mistakes.InstantiationFailure():
             expected = _metavar(mistake.argument)
             found = mistake.message.rpartition("from [")[2].partition("]")[0] or mistake.message
+            found = found.rpartition(": ")[2]  # of a number: "invalid literal for int() with base 10: 'x'"
             return f"{_option(mistake.argument)} is {found}, expected {expected.removeprefix('{None}|')}."
     return f"{type(mistake).__name__} in what was typed."
 
@@ -100,9 +111,13 @@ def nearest(typed: str, known: Iterable[str]) -> str:
 
 
 def fail(error: object) -> NoReturn:
-    """Print one line on standard error and exit with 2."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2)
+    """Print one line on standard error, in a terminal broken between words, and exit with the error's code, or 2."""
+    line = f"error: {error}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
+    raise SystemExit(getattr(error, "code", 2))
 
 
 def end_unread() -> NoReturn:

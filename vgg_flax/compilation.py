@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def keep_compiled_programs() -> None:
     folder = usable_dir("xla") / hashlib.sha256(kind.encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # compiled again, no more
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

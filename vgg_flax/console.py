@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,6 +30,10 @@ from rich.text import Text
 
 from vgg_flax.settings import SPLITS
 
+MOST_ROWS, WORST = 30, 10  # a table with more classes shows the worst
+NAME_WIDTH = 34  # columns of a class's name
+EVERY = 10.0  # seconds between two lines about progress, where there is no bar
+
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
@@ -40,33 +47,80 @@ results = _Console(highlight=False, soft_wrap=True, emoji=False)
 
 def say(text: str) -> None:
     """One line for the person who waits."""
-    notes.print(text, markup=False)
+    _line(notes, text)
 
 
 def warn(text: str) -> None:
     """One line that should be noticed."""
-    notes.print(f"warning: {text}", style="bold yellow", markup=False)
+    _line(notes, f"warning: {text}", "bold yellow")
 
 
-def show_line(text: str) -> None:
+def show_line(text: str, style: str = "") -> None:
     """One line of what was asked for."""
-    results.print(text, markup=False)
+    _line(results, text, style)
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """A terminal would break it in the middle of a word; elsewhere it stays one line, for `grep`."""
+    console.print(Text(text, style), soft_wrap=not console.is_terminal)
+
+
+def shortened(text: str, width: int) -> str:
+    """At most `width` columns: the middle left out, since names that belong together begin alike or end alike."""
+    if cell_len(text) <= width:
+        return text
+    head, tail = set_cell_size(text, width // 2).rstrip(), text[::-1]
+    return f"{head}…{set_cell_size(tail, width - 1 - cell_len(head)).rstrip()[::-1]}"
+
+
+def kept_apart(names: Sequence[str], width: int) -> list[str]:
+    """`shortened`, but names that would look alike keep the part in which they differ."""
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(shortened(name, width), set()).add(name)
+    return [_part_that_differs(name, alike[short], width) for name in names for short in [shortened(name, width)]]
+
+
+def _part_that_differs(name: str, alike: set[str], width: int) -> str:
+    if len(alike) == 1:
+        return shortened(name, width)
+    start = _shared([*alike])
+    end = min(_shared([one[::-1] for one in alike]), min(map(len, alike)) - start)
+    middle = shortened(name[start : len(name) - end], width - 4)
+    room = max(1, (width - 2 - cell_len(middle)) // 2)
+    head, tail = set_cell_size(name, min(room, start)).rstrip(), name[len(name) - min(room, end) :]
+    return f"{head}…{middle}…{tail}"
+
+
+def _shared(names: list[str]) -> int:
+    """With how many of the same characters all begin."""
+    return next((i for i, column in enumerate(zip(*names, strict=False)) if len(set(column)) > 1), min(map(len, names)))
 
 
 def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, bad: Sequence[tuple[str, str]]) -> None:
     """How many pictures of each class are in each split, and which files were left out."""
+    counts = np.stack([np.bincount(labels[splits == split], minlength=len(classes)) for split in SPLITS])
     table = Table("class", *(Column(split, justify="right") for split in SPLITS), box=box.SIMPLE_HEAD)
-    for label, name in enumerate(classes):
-        table.add_row(Text(name), *(str(int(((labels == label) & (splits == split)).sum())) for split in SPLITS))
+    shown = _shown(counts.sum(0))
+    for label, name in zip(shown, kept_apart([classes[label] for label in shown], NAME_WIDTH), strict=True):
+        table.add_row(Text(name), *map(str, counts[:, label]))
     table.add_section()
-    table.add_row("all", *(str(int((splits == split).sum())) for split in SPLITS), style="bold")
+    table.add_row(f"all {len(classes)}", *map(str, counts.sum(1)), style="bold")
     notes.print(table)
+    if len(classes) > MOST_ROWS:
+        say(f"the {WORST} classes with the fewest pictures; split.csv has all {len(classes)}")
     if bad:
         warn(f"{len(bad)} files are not used (all in bad_files.csv):")
         for name, reason in bad[:10]:
             say(f"  {name!r}: {reason}")
         if len(bad) > 10:
             say(f"  and {len(bad) - 10} more")
+
+
+def _shown(values: Sequence[float] | np.ndarray) -> list[int]:
+    """Which rows of a table are shown, given what makes one worth a look: all, or those with the lowest values."""
+    rows = list(range(len(values)))
+    return rows if len(rows) <= MOST_ROWS else sorted(rows, key=lambda row: values[row])[:WORST]
 
 
 def show_choice(candidates: Sequence[Any], last: dict[str, float], iterations: int) -> None:
@@ -84,32 +138,40 @@ def show_choice(candidates: Sequence[Any], last: dict[str, float], iterations: i
     )
 
 
-def show_epoch(row: dict[str, float], epochs: int, *, best: bool) -> None:
-    """One line an epoch."""
-    figures = [
-        f"{split} loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:6.2%}" for split in SPLITS[:2]
-    ]
-    speed = f"lr {row['lr']:.1e}   {row['images_per_second']:,.0f} pictures/s"
-    say("   ".join([f"epoch {row['epoch']:>3.0f}/{epochs}", *figures, speed, "best" if best else ""]).rstrip())
+def show_epoch(row: dict[str, float], epochs: int, *, best: bool, first: bool) -> None:
+    """A row of a table that grows. first: put its head above."""
+    if first:
+        say(f"{'':11}{'train':^18}   {'validation':^18}")
+        say(f"{'epoch':>9}  {'loss':>8} {'accuracy':>9}   {'loss':>8} {'accuracy':>9}   {'lr':>7} {'pictures/s':>10}")
+    losses = [f"{loss:8.4f}" if loss < 1000 else f"{loss:8.1e}" for loss in (row["train_loss"], row["val_loss"])]
+    shares = [f"{row[f'{split}_accuracy']:9.2%}" for split in SPLITS[:2]]
+    figures = [" ".join(pair) for pair in zip(losses, shares, strict=True)]
+    speed = f"{row['lr']:7.1e} {row['images_per_second']:10,.0f}"
+    count = f"{row['epoch']:.0f}/{epochs}"
+    say(f"{count:>9}  {'   '.join([*figures, speed])}{'  best' if best else ''}")
 
 
 def show_results(test: dict[str, Any], folder: Path) -> None:
     """The test figures, the files of the run, and what to type next."""
     columns = [Column(name, justify="right") for name in ("precision", "recall", "F1", "pictures")]
     table = Table("test", *columns, box=box.SIMPLE_HEAD)
-    for name, one in test["per_class"].items():
+    classes = list(test["per_class"].items())
+    shown = [classes[label] for label in _shown([one["f1"] if one["support"] else 2.0 for _, one in classes])]
+    for name, (_, one) in zip(kept_apart([name for name, _ in shown], NAME_WIDTH), shown, strict=True):
         figures = (f"{one[metric]:.1%}" if one["support"] else "-" for metric in ("precision", "recall", "f1"))
         table.add_row(Text(name), *figures, str(one["support"]))
     results.print(table)
+    if len(classes) > MOST_ROWS:
+        show_line(f"the {WORST} classes with the lowest F1; report.json has all {len(classes)}")
     low, high = test["accuracy_95"]
-    results.print(
+    show_line(
         f"test accuracy {test['accuracy']:.2%} (95 % interval {low:.1%} to {high:.1%}) on {test['count']} pictures; "
         f"always guessing the largest class gives {test['majority_baseline']:.1%}",
         style="bold",
     )
     names = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != "."))
-    results.print(f"files in {folder}: {names}", markup=False)
-    results.print(f"see it live: vgg-flax webcam --model {shlex.quote(str(folder))}", markup=False)
+    show_line(f"files in {folder}: {names}")
+    show_line(f"see it live: vgg-flax webcam --model {shlex.quote(str(folder))}")
 
 
 class _Rate(ProgressColumn):
@@ -134,7 +196,7 @@ class Bar:
         self.done += count
         if self._progress:
             self._progress.update(self._task, advance=count)
-        elif time.monotonic() - self._last_line > 10:
+        elif time.monotonic() - self._last_line > EVERY:
             self._last_line = time.monotonic()
             rate = self.rate()
             say(f"{self.title}: {self.done}/{self.total}, {rate:.1f}/s, {(self.total - self.done) / rate:.0f} s left")
@@ -146,11 +208,21 @@ class Bar:
 
 @contextmanager
 def counter(title: str) -> Iterator[Callable[[int], None]]:
-    """Counts what has no known end; in a pipe, nothing is shown."""
+    """Counts what has no known end; in a pipe, a plain line every ten seconds."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda count: progress.update(task, advance=count)
+        task, start = progress.add_task(title, total=None), time.monotonic()
+        done, last = 0, start
+
+        def advance(count: int) -> None:
+            nonlocal done, last
+            done += count
+            progress.update(task, advance=count)
+            if not notes.is_terminal and time.monotonic() - last > EVERY:
+                last = time.monotonic()
+                say(f"{title} {done}, {last - start:.0f} s")
+
+        yield advance
 
 
 @contextmanager
@@ -171,3 +243,28 @@ def bar(title: str, total: int, done: int = 0, *, summary: bool = True) -> Itera
     seconds = time.monotonic() - shown._start
     if summary and shown.done:
         say(f"{title}: {shown.done} in {seconds:.1f} s, {shown.rate():.1f}/s")
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Keep libpng, libjpeg and OpenCV, which write to standard error themselves, from it; what we say still appears.
+
+    What they have to say of a picture that can't be read is said by us, with its name.
+    """
+    sys.stderr.flush()
+    try:
+        own = sys.stderr.fileno() == 2
+    except (OSError, ValueError):  # a notebook's, or a test's
+        own = False
+    before, kept = sys.stderr, os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        with open(kept, "w", buffering=1, closefd=False, errors="backslashreplace") as stream:
+            sys.stderr = stream if own else before
+            yield
+    finally:
+        sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -6,6 +6,14 @@ from __future__ import annotations
 class UserError(Exception):
     """Something the person at the keyboard can fix: one line with what was expected, found, and what to do."""
 
+    code = 2  # the program's exit code
+
+
+class NotSaved(UserError):
+    """The disk does not take what a run leaves behind."""
+
+    code = 3
+
 
 class BadImage(Exception):
     """A picture that can't be used; the message is the reason."""

@@ -14,8 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from vgg_flax import ending
+
 TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp(\.\w+)?")
 WEEK = 7 * 24 * 3600.0  # seconds; no process is expected to write one file for longer
+gone_at_the_end: set[Path] = set()  # files and folders of this process that an end at once removes
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -35,6 +38,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def _remove_unfinished() -> None:
+    for path in list(gone_at_the_end):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A file or folder, if it is there and can be removed."""
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+ending.last_steps.append(_remove_unfinished)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable, where the system can."""
     if os.name == "posix":
@@ -47,7 +65,9 @@ def sync_folder(folder: Path) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A new name beside `path`, with its suffix, that says whose it is: `sweep` removes it after its process."""
-    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    name = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    gone_at_the_end.add(name)
+    return name
 
 
 @contextlib.contextmanager
@@ -75,9 +95,7 @@ def sweep(folder: Path) -> list[Path]:
         for name in [*folders, *names]:
             path = Path(parent, name)
             if _is_dead(path):
-                shutil.rmtree(path, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    path.unlink()
+                _remove(path)
                 if not path.exists():
                     removed.append(path)
         folders[:] = [name for name in folders if not TEMPORARY.fullmatch(name)]

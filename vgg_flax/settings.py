@@ -1,11 +1,13 @@
 """Every setting of every command, in groups, with its check. Options are flat: a name occurs in one group only."""
 
 # ruff: noqa: UP007, UP045
-# Optional[X], not X | None: for the latter tyro imports a type checker, a quarter of the time that --help takes.
+# Optional[X], not X | None, and list, not list[str]: for the latter tyro imports a type checker, a quarter of the time
+# that --help takes.
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar, Union
@@ -224,7 +226,7 @@ class PredictSettings:
 
     model: Annotated[Path, Positional, Alias(metavar="MODEL")]
     """A run or bundle folder."""
-    sources: Annotated[tuple[str, ...], Positional, Alias(metavar="SOURCES")]
+    sources: Annotated[list, Positional, Alias(metavar="SOURCES")]
     """Pictures, folders, patterns such as "photos/*.jpg", .zip files, videos; - reads paths from standard input."""
     csv: bool = False
     """Comma-separated values with a header instead of a table; lists in it are JSON."""
@@ -300,3 +302,23 @@ def from_flat(kind: type[T], flat: dict[str, Any]) -> T:
     if left:
         raise UserError(f"unknown settings: {', '.join(left)}. Expected some of {', '.join(to_flat(default))}.")
     return settings
+
+
+def anchored(settings: TrainSettings) -> dict[str, str]:
+    """{option: absolute path} of what was named by a path, so that it is found from another folder, too."""
+    paths = {}
+    for name, words in (("data", ("digits",)), ("weights", ("imagenet", "random"))):
+        value = getattr(settings, name)
+        start = "tfds:" if value.startswith("tfds:") else ""
+        path = value.removeprefix(start)
+        if value not in words and (not start or Path(path).is_dir()):
+            paths[name] = start + os.path.abspath(path)  # noqa: PTH100  # links stay as they are
+    return paths
+
+
+def nearby(settings: TrainSettings) -> TrainSettings:
+    """The same, with paths as one would type them here: relative where they lie below the working folder."""
+    here = re.compile("^(tfds:)?" + re.escape(str(Path.cwd() / "_")[:-1]))
+    return dataclasses.replace(
+        settings, **{name: here.sub(r"\1", path, 1) for name, path in anchored(settings).items()}
+    )

@@ -1,9 +1,9 @@
 """Kill programs at named points and at random moments, let them finish, and compare with an undisturbed run.
 
-    python -m tests.crash.harness --kills 200 [--scenario rows] [--seed 0]
+    python -m tests.crash.harness --kills 200 [--scenario rows] [--seed 0] [--signal SIGINT]
 
 Half of the kills, or as many as there are points, are spread over the points; the others come at random moments.
-Every third time the run that recovers is killed as well.
+Every third time the run that recovers is killed as well. What Ctrl-C ends must leave nothing half done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.crash.scenarios import SCENARIOS, Scenario
+from tests.crash.scenarios import SCENARIOS, Scenario, all_files
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,10 +41,10 @@ class Child:
         self.begin, self._ended = time.monotonic(), False
 
     def kill_after(self, seconds: float) -> None:
-        """kill -9, unless it ended before."""
+        """Send the signal, unless it ended before."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
-        self._process.kill()
+        self._process.send_signal(chosen_signal())
 
     def end(self) -> int:
         """Wait; the exit status, -9 if it was killed."""
@@ -54,8 +54,14 @@ class Child:
         return self._process.returncode
 
     def failed(self) -> bool:
-        """Neither killed nor at its end."""
-        return self.end() not in (0, -signal.SIGKILL)
+        """Neither killed nor at its end, or ended with more than a line."""
+        killed = -signal.SIGKILL if chosen_signal() == signal.SIGKILL else 128 + chosen_signal()
+        return self.end() not in (0, killed) or "Traceback" in self.output
+
+
+def chosen_signal() -> signal.Signals:
+    """By which programs are killed."""
+    return signal.Signals[os.environ.get("CRASH_SIGNAL", "SIGKILL")]
 
 
 class Undisturbed:
@@ -77,8 +83,11 @@ def trial(scenario: Scenario, folder: Path, kills: list[Callable[[], Child]], ri
     """Kill, run to the end, and say what is wrong."""
     companion = [Child(scenario, folder, role="companion")] if scenario.companion else []
     killed = [kill() for kill in kills]
+    wrong = []
+    if chosen_signal() != signal.SIGKILL:
+        wrong = [f"leftover: {name} of a run that was stopped" for name in all_files(folder) if ".tmp" in name]
     unkilled = [*companion, Child(scenario, folder)]
-    wrong = [f"failure: a killed run ended with {child.end()}: {child.output}" for child in killed if child.failed()]
+    wrong += [f"failure: a killed run ended with {child.end()}: {child.output}" for child in killed if child.failed()]
     wrong += [f"failure: a run ended with {child.end()}: {child.output}" for child in unkilled if child.end() != 0]
     results = scenario.results(folder)
     names = sorted(results.keys() | right.results.keys())
@@ -147,7 +156,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, help="for each scenario")
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), action="append", help="unset: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", choices=("SIGKILL", "SIGINT", "SIGTERM"), default="SIGKILL")
     args = parser.parse_args()
+    os.environ["CRASH_SIGNAL"] = args.signal
     names = args.scenario or list(SCENARIOS)
     well = [run(name, args.kills, args.seed) for name in names]
     sys.exit(0 if all(well) else 1)

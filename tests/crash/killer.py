@@ -1,9 +1,10 @@
-"""Run a function and kill this process, as `kill -9` does, at a chosen call to the system.
+"""Run a function and kill this process, as `kill -9` or Ctrl-C does, at a chosen call to the system.
 
     python -m tests.crash.killer POINT MODULE FUNCTION [ARGUMENT ...]
 
 Counted are the calls by which Python code changes files; a write counts twice, the second time half of it is written.
-With POINT 0 nothing is killed. The name of each point is appended to the file that CRASH_POINTS names.
+With POINT 0 nothing is killed. The name of each point is appended to the file that CRASH_POINTS names. CRASH_SIGNAL is
+the name of the signal; unset: SIGKILL.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vgg_flax import ending
+
 CALLS = ("fsync", "ftruncate", "posix_fallocate", "rename", "replace", "unlink", "mkdir", "rmdir", "utime")
 WRITES = ("write", "pwrite")
 
@@ -27,6 +30,7 @@ class Points:
 
     def __init__(self, chosen: int, log: Path | None):
         self.chosen, self.log, self.passed = chosen, log, 0
+        self.signal = signal.Signals[os.environ.get("CRASH_SIGNAL", "SIGKILL")]
 
     def reach(self, name: str, last_words: Callable[[], object] = lambda: None) -> None:
         """One point; `last_words` is called if it is the chosen one."""
@@ -35,8 +39,9 @@ class Points:
             with self.log.open("a") as file:
                 file.write(f"{name}\n")
         if self.passed == self.chosen:
-            last_words()
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self.signal == signal.SIGKILL:
+                last_words()
+            os.kill(os.getpid(), self.signal)
 
 
 def watch(points: Points) -> None:
@@ -71,6 +76,7 @@ def main(point: str, module: str, function: str, *args: str) -> None:
     """Import first, so that only the work is counted and timed."""
     run = getattr(importlib.import_module(module), function)
     log = os.environ.get("CRASH_POINTS")
+    ending.own_signals()
     print("begin", flush=True)
     watch(Points(int(point), Path(log) if log else None))
     run(*args)

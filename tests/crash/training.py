@@ -23,7 +23,7 @@ from vgg_flax.commands import train as command
 from vgg_flax.files import write_atomic
 from vgg_flax.network.spec import BACKBONES, BackboneSpec
 from vgg_flax.report import pictures  # noqa: F401
-from vgg_flax.settings import TrainSettings, from_flat
+from vgg_flax.settings import TrainSettings, from_flat, to_flat
 from vgg_flax.training import fit  # noqa: F401
 
 SMALL = BackboneSpec("vgg16", ((4,) * 2, (4,) * 2, (8,) * 3, (8,) * 3, (8,) * 3))
@@ -38,7 +38,10 @@ def main(head: str) -> None:
     run = folder / "runs" / role
     options = {**OPTIONS, "data": str(_photos(folder)), "head": head, "project": folder / "runs", "name": role}
     if not (run / "report.json").exists():
-        command.main(from_flat(TrainSettings, {**options, "resume": (run / "config.yaml").exists()}))
+        options |= {"resume": (run / "config.yaml").exists()}
+        command.main(
+            from_flat(TrainSettings, options), lambda default: from_flat(TrainSettings, to_flat(default) | options)
+        )
     write_atomic(folder / f"result-{role}", json.dumps(_results(run), indent=1))
 
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from vgg_flax.console import warn
-from vgg_flax.files import temporary_name
+from vgg_flax.files import gone_at_the_end, temporary_name
 
 PROBE = bytes(4096)  # a block: an empty file can be made on a full disk too
 _warned: set[Path] = set()
@@ -61,6 +61,7 @@ def _probe(folder: Path) -> None:
 def _private_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="vgg_flax-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    gone_at_the_end.add(folder)
     return folder
 
 

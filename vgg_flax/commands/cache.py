@@ -5,31 +5,30 @@ from __future__ import annotations
 import datetime
 
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from vgg_flax.cache import Entry, cache_dir, entries, parse_size, prune
+from vgg_flax.console import results, show_line
 from vgg_flax.settings import CacheSettings
 
 
 def main(settings: CacheSettings) -> None:
     """Print the table, or drop and say what. Raises UserError for a size that can't be read."""
-    console = Console(highlight=False, soft_wrap=False)
     if settings.prune is not None:
         limit = parse_size(settings.prune)
         dropped = prune(limit)
         for entry in dropped:
-            _line(console, f"dropped {_kind(entry)}, {_size(entry.bytes)}, last used {_day(entry)}")
+            show_line(f"dropped {_kind(entry)}, {_size(entry.bytes)}, last used {_day(entry)}")
         total = sum(entry.bytes for entry in entries())
-        _line(console, f"{len(dropped)} dropped; {_size(total)} in {cache_dir()}")
+        show_line(f"{len(dropped)} dropped; {_size(total)} in {cache_dir()}")
         if total > limit:
-            _line(console, f"More than {settings.prune}: what is left is in use, or no pictures and features.")
+            show_line(f"More than {settings.prune}: what is left is in use, or no pictures and features.")
         return
     found = sorted(entries(), key=lambda entry: entry.used, reverse=True)
     if found:
-        console.print(_table(found))
-    _line(console, f"{_size(sum(entry.bytes for entry in found))} in {cache_dir()}")
+        results.print(_table(found), soft_wrap=False)
+    show_line(f"{_size(sum(entry.bytes for entry in found))} in {cache_dir()}")
 
 
 def _table(found: list[Entry]) -> Table:
@@ -39,10 +38,6 @@ def _table(found: list[Entry]) -> Table:
     for entry in found:
         table.add_row(Text(entry.kind), Text(entry.about), _size(entry.bytes), _day(entry))
     return table
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def _kind(entry: Entry) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgg_flax import console
+from vgg_flax import console, ending
 from vgg_flax.cache import cache_dir
 from vgg_flax.files import sweep
-from vgg_flax.settings import TrainSettings, from_flat
-from vgg_flax.training import runs
+from vgg_flax.settings import TrainSettings, from_flat, to_flat
+from vgg_flax.training import opening, runs
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
     from vgg_flax.answers.judge import Judge
@@ -24,13 +25,19 @@ if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
     from weights_convert import Weights
 
 
-def main(settings: TrainSettings) -> None:
-    """Open the run and train; Ctrl-C and SIGTERM end it in order, with a line that says how to go on."""
-    with runs.listening() as check, runs.open_run(settings) as run:
+def main(settings: TrainSettings, typed: opening.Typed) -> None:
+    """Open the run and train; Ctrl-C and SIGTERM end it in order, with a line that says how to go on.
+
+    Args:
+      typed: see `opening.open_run`.
+    """
+    with opening.open_run(settings, typed) as run:
+        importlib.import_module("vgg_flax.training.fit")  # seconds, in which a signal ends the program at once
         try:
-            train_run(run, check)
-        except runs.Stopped as stopped:
-            console.say(f"stopped by {stopped}. {run.how_to_go_on()}")
+            with ending.listening() as check:
+                train_run(run, check)
+        except ending.Stopped as stopped:
+            console.say(f"stopped by {stopped}. {run.leave()}")
             raise SystemExit(stopped.code) from None
 
 
@@ -39,15 +46,19 @@ def train(**options: Any) -> Path:
 
     Raises:
       UserError: something that the caller can fix.
-      runs.Stopped: a signal came.
+      ending.Stopped: a signal came.
     """
-    with runs.listening() as check, runs.open_run(from_flat(TrainSettings, options)) as run:
+
+    def typed(default: TrainSettings) -> TrainSettings:
+        return from_flat(TrainSettings, to_flat(default) | options)
+
+    with opening.open_run(typed(TrainSettings()), typed) as run, ending.listening() as check:
         train_run(run, check)
         return run.folder
 
 
 def train_run(run: runs.Run, check: Callable[[], None]) -> None:
-    """The story of a run. `check` raises runs.Stopped once Ctrl-C or SIGTERM has come."""
+    """The story of a run. `check` raises Stopped once Ctrl-C or SIGTERM has come."""
     from vgg_flax.compilation import keep_compiled_programs
     from vgg_flax.data import photos as data
     from vgg_flax.insight import metrics
@@ -63,24 +74,31 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
 
     with clock("weights"):  # first: what can fail at once fails before a photo is read
         weights = load_weights(settings, BACKBONES[settings.network.model])
+        check()
     with clock("data"):
-        photos, size = data.load(settings, check)
+        with console.without_noise():
+            photos, size = data.load(settings, check)
         say_what_was_found(photos)
         run.start(photos, weights, _device())
+        check()
     with clock("features"):
         spec, extractor = make_network(settings, weights, cut, size, len(photos.classes))
         store = FeatureStore(extractor, settings.augmentation, settings.split.seed)
         feed = Feed(photos, store, cut.stored(spec.head), settings)
         feed.fill(check)
+        check()
     with clock("training"):
         fitted = fit.fit(run, spec, cut, weights.backbone, feed, check)
+        check()
     with clock("evaluation"):
-        predictions = fit.predict(fitted, feed)
+        predictions = fit.predict(fitted, feed, check)
         judge = predictions.judge(settings.answer.min_precision)
         judge, predictions = with_photos(judge, predictions, fitted, feed)
         results = metrics.evaluate_run(predictions, judge)
+        check()
     with clock("report"):
         record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
+        check()
     doubts = metrics.warnings(predictions, results["test"])
     record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts]}
     computed = {"decoded": photos.decoded, "rows": store.computed}
@@ -89,7 +107,8 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         console.warn(doubt)
     console.show_results(results["test"], run.folder)
     if doubts:
-        console.show_line(f"warning: {'; '.join(doubt.partition(': ')[0] for doubt in doubts)}")  # what is read last
+        console.show_line(f"warning: {' Also: '.join(doubts)}")  # what is read last
+    check()
 
 
 def say_what_was_found(photos: Photos) -> None:
@@ -163,7 +182,7 @@ def leave_behind(
     model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge, training)
     bundle.save(model, run.folder / "model")
     predictions.save(run.folder / "predictions.npz")
-    report.write(run.folder, photos, predictions, judge, fitted.log, fitted.best_epoch)
+    report.write(run.folder, run.settings, photos, predictions, judge, fitted.log, fitted.best_epoch)
     return record
 
 

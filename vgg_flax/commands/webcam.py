@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vgg_flax import console
+from vgg_flax import console, ending
 from vgg_flax.settings import WebcamSettings
 
 if TYPE_CHECKING:  # the names in annotations; nothing is imported
@@ -29,9 +28,7 @@ NO_SIGNAL_AFTER = 1.0  # seconds without a frame until the old label is taken of
 
 
 def main(settings: WebcamSettings) -> None:
-    """Both signals end it as Ctrl-C does, also where a script runs it with `&`."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    """Label until somebody has had enough; a signal that comes before the first frame is exit code 130 or 143."""
     try:
         run(settings)
     except KeyboardInterrupt:
@@ -59,7 +56,7 @@ def run(settings: WebcamSettings) -> None:
             if screen:
                 stack.enter_context(contextlib.closing(screen))
                 console.show_line(window.KEYS)
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt), ending.interrupting():
                 label_frames(source, predictor, screen, files, status, watch, settings.max_frames)
     finally:
         if watch.frames:

@@ -46,6 +46,7 @@ class Photos:
       found: what was counted, for the report: JSON types.
       notes: what was found, a line each.
       warnings: what may make the results untrue, a line each.
+      read: name -> the encoded bytes of that picture. Raises BadImage.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Photos:
     found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    read: Callable[[str], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -212,6 +214,7 @@ def decoded_photos(
         found=_counted(dataset, groups, reasons, double),
         notes=(*_in_words(groups), *_depths(store, contents)),
         warnings=(*dataset.warnings, *_doubts(dataset.classes, names, groups, double)),
+        read=lambda name: dataset.read(dataset.names.index(name)),
     )
 
 

@@ -86,14 +86,16 @@ class Feed:
         """Averages and maxima of the frozen blocks 3 to 5: float32 `[len(rows), n]`."""
         return self.store.rows("pooled", self.photos.contents[rows], view)[:]
 
-    def epoch(self, number: int) -> Iterator[Batches]:
-        """The training pictures once, a function of (seed, number) alone."""
+    def epoch(self, number: int, done: int = 0) -> Iterator[Batches]:
+        """The training pictures once, a function of (seed, number) alone, but for the first `done` steps."""
         settings = self.settings
         count, batch, seed = len(self.fitted), settings.optimizer.batch_size, settings.split.seed
         plan = plan_epoch(count, batch, len(self.views), seed, number)
+        if done >= len(plan.indices):
+            return iter(())
         if settings.stores:
-            return self._stored(plan)
-        return self._fresh(plan, view=number)
+            return self._stored(plan, done)
+        return self._fresh(plan, number, done)
 
     def clean(self, rows: np.ndarray) -> Iterator[tuple[Any, int]]:
         """Clean pictures in chunks of one length, the last one padded: (inputs `[size, ...]`, how many of it count)."""
@@ -106,14 +108,14 @@ class Feed:
             else:
                 yield self.store.rows(self.what, self.photos.contents[padded])[:], len(piece)
 
-    def _stored(self, plan: Plan) -> Iterator[Batches]:
+    def _stored(self, plan: Plan, done: int) -> Iterator[Batches]:
         """From stored rows, in chunks of steps that fit CHUNK_BYTES; from stored maps step by step."""
         contents, labels = self.photos.contents[self.fitted], self.photos.labels[self.fitted]
         views = [self.store.rows(self.what, contents, view) for view in self.views]
         steps, batch = plan.indices.shape
         shape = views[0].shape[1:]
         chunk = max(1, CHUNK_BYTES // (batch * shape[0] * 4)) if len(shape) == 1 else 1  # maps take their time
-        for start in range(0, steps, chunk):
+        for start in range(done, steps, chunk):
             part = slice(start, start + chunk)
             indices = plan.indices[part]
             inputs = np.empty((*indices.shape, *shape), np.float32)
@@ -122,11 +124,12 @@ class Feed:
                 inputs[here] = rows[indices[here]]
             yield Batches(inputs, labels[indices], plan.weights[part])
 
-    def _fresh(self, plan: Plan, view: int) -> Iterator[Batches]:
+    def _fresh(self, plan: Plan, view: int, done: int) -> Iterator[Batches]:
         """From the pictures, each in the same-numbered random view, through the frozen layers as far as `what`."""
         photos, extractor, augmentation = self.photos, self.store.extractor, self.store.augmentation
         rows = self.fitted[plan.indices]
-        for k, images in enumerate(prefetch(lambda k: photos.images[rows[k]], len(rows), ahead=2)):
+        left = prefetch(lambda k: photos.images[rows[done + k]], len(rows) - done, ahead=2)
+        for k, images in enumerate(left, done):
             keys = augment.view_keys(self.store.seed, view, photos.contents[rows[k]]) if view else None
             if self.what == "images":
                 inputs = normalize(augment.augment(images, keys, augmentation), extractor.preprocessing)

@@ -16,6 +16,7 @@ from vgg_flax import console
 from vgg_flax.answers.judge import NEIGHBOURS
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.scores import accuracy, cross_entropy
+from vgg_flax.ending import Stopped
 from vgg_flax.errors import UserError
 from vgg_flax.network.extract import Extractor, batch_size
 from vgg_flax.network.heads import BLOCKS, HEADS
@@ -23,7 +24,7 @@ from vgg_flax.network.model import init_head
 from vgg_flax.network.params import Params, combine
 from vgg_flax.network.spec import Cut, ModelSpec, pooled_columns
 from vgg_flax.training import regression
-from vgg_flax.training.checkpoint import Checkpoints
+from vgg_flax.training.checkpoint import Checkpoints, Part, Unfinished
 from vgg_flax.training.feed import Feed
 from vgg_flax.training.runs import EventLog, Run
 from vgg_flax.training.task import Recipe, Task, learning_rate, standardization
@@ -67,10 +68,10 @@ def fit(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed, check
     return fit_epochs(run, spec, cut, backbone, feed, check)
 
 
-def predict(fitted: Fitted, feed: Feed) -> Predictions:
+def predict(fitted: Fitted, feed: Feed, check: Callable[[], None]) -> Predictions:
     """What the network says of every picture; of those that cross-validation left out, what it said without them."""
     photos = feed.photos
-    logits = fitted.task.logits(fitted.params, feed, np.arange(len(photos)))
+    logits = fitted.task.logits(fitted.params, feed, np.arange(len(photos)), check)
     left_out = fitted.folds >= 0
     logits[left_out] = fitted.out_of_fold[left_out]
     return Predictions(
@@ -129,7 +130,8 @@ def fit_regression(
         candidates = regression.choose(pooled, column_sets=sets, strength=strength, advance=advance, **data)
     best, start = candidates[0], time.monotonic()
     run.write_table("search.csv", regression.COLUMNS, [dataclasses.astuple(one) for one in candidates])
-    found = regression.fit(pooled[:, sets[best.columns]], strength=best.strength, **data)
+    with console.counter("fit of the chosen head: iterations") as advance:
+        found = regression.fit(pooled[:, sets[best.columns]], strength=best.strength, advance=advance, **data)
     seconds = (time.monotonic() - start) / max(1, len(found.history))
     log = [_regression_row(i, row, len(pooled), seconds) for i, row in enumerate(found.history, 1)]
     run.write_log(log)
@@ -171,33 +173,24 @@ def fit_epochs(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed
     if not len(val):
         raise UserError("no picture is left for validation: add photos, or use --head regression, which needs none.")
     state, frozen = task.init(_first_params(task, backbone, feed, key))
-    with Checkpoints(run.folder / "checkpoints") as checkpoints, EventLog(run.folder) as events:
+    folders = run.folder / "checkpoints", run.folder / "unfinished_epoch"
+    with Checkpoints(folders[0]) as checkpoints, Unfinished(folders[1]) as unfinished, EventLog(run.folder) as events:
         done = checkpoints.latest or 0
         log = run.read_log(done)
         if done:
             state = checkpoints.restore(done, state)
             console.say(f"going on after epoch {done} of {epochs}")
         for epoch in range(done, epochs):
-            start = time.monotonic()
-            state, totals = train_epoch(task, state, frozen, feed, epoch, key, check)
-            logits = task.logits(combine(state.params, frozen), feed, val)
-            seconds = time.monotonic() - start
-            row = {
-                "epoch": epoch + 1,
-                "train_loss": totals["loss"] / totals["count"],
-                "train_accuracy": totals["correct"] / totals["count"],
-                "val_loss": cross_entropy(logits, feed.photos.labels[val]),
-                "val_accuracy": accuracy(logits, feed.photos.labels[val]),
-                "lr": task.recipe.lr * float(_share(task.recipe, int(state.step) - 1)),
-                "images_per_second": totals["count"] / seconds,
-                "seconds": seconds,
-            }
+            part, start = unfinished.begin(epoch, state), time.monotonic()
+            logits = train_epoch(task, part, frozen, feed, val, key, unfinished, check)
+            row, state = _row(task, part, logits, feed.photos.labels[val], time.monotonic() - start), part.state
             _refuse_infinite(row, task, checkpoints.best, run)
             log.append(row)
             run.write_log(log)  # before the checkpoint: resuming drops a row too many, but could not fill a gap
             checkpoints.save(epoch + 1, state, row | {"val_count": len(val)})
+            unfinished.remove()
             events.write(row)
-            console.show_epoch(row, epochs, best=checkpoints.best == epoch + 1)
+            console.show_epoch(row, epochs, best=checkpoints.best == epoch + 1, first=epoch == done)
             check()
         best = checkpoints.best
         assert best is not None
@@ -217,17 +210,54 @@ def _first_params(task: Task, backbone: Params, feed: Feed, key: jax.Array) -> P
 
 
 def train_epoch(
-    task: Task, state: Any, frozen: Params, feed: Feed, epoch: int, key: jax.Array, check: Callable[[], None]
-) -> tuple[Any, dict[str, float]]:
-    """(The state after one epoch, sums over its pictures)."""
-    totals = {"loss": 0.0, "correct": 0.0, "count": 0.0}
-    with console.bar(f"epoch {epoch + 1}", len(feed.fitted), summary=False) as advance:
-        for batches in feed.epoch(epoch):
-            state, sums = task.step(state, frozen, batches, key)
-            totals = {name: totals[name] + float(sums[name]) for name in totals}
-            advance(int(sums["count"]))
-            check()
-    return state, totals
+    task: Task,
+    part: Part,
+    frozen: Params,
+    feed: Feed,
+    val: np.ndarray,
+    key: jax.Array,
+    unfinished: Unfinished,
+    check: Callable[[], None],
+) -> np.ndarray:
+    """Finish an epoch. Where a signal stops it, or a minute is over, the part that is done is kept.
+
+    Args:
+      part: the epoch as far as it is done; brought forward in place.
+      val: rows of the validation pictures, int64 `[m]`.
+
+    Returns:
+      Logits of the validation pictures, float32 `[m, classes]`.
+    """
+    title, done = f"epoch {part.epoch + 1}", int(part.earlier)
+    try:
+        with console.bar(title, len(feed.fitted), done, summary=False) as advance:
+            for batches in feed.epoch(part.epoch, part.steps):
+                check()
+                start = time.monotonic()
+                part.state, sums = task.step(part.state, frozen, batches, key)
+                part.totals = {name: part.totals[name] + float(sums[name]) for name in part.totals}
+                part.steps += len(batches.labels)
+                advance(int(sums["count"]))
+                unfinished.save_if_due(part, upcoming=time.monotonic() - start)
+        check()
+        return task.logits(combine(part.state.params, frozen), feed, val, check)
+    except Stopped:
+        unfinished.save(part)
+        raise
+
+
+def _row(task: Task, part: Part, logits: np.ndarray, labels: np.ndarray, seconds: float) -> dict[str, float]:
+    """A line of metrics.csv."""
+    return {
+        "epoch": part.epoch + 1,
+        "train_loss": part.totals["loss"] / part.totals["count"],
+        "train_accuracy": part.totals["correct"] / part.totals["count"],
+        "val_loss": cross_entropy(logits, labels),
+        "val_accuracy": accuracy(logits, labels),
+        "lr": task.recipe.lr * float(_share(task.recipe, int(part.state.step) - 1)),
+        "images_per_second": (part.totals["count"] - part.earlier) / seconds,
+        "seconds": seconds,
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)

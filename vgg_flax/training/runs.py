@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
+import errno
 import io
-import itertools
 import json
+import os
 import platform
 import shlex
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 
-from vgg_flax import __version__, console
-from vgg_flax.errors import UserError
+from vgg_flax import __version__, ending
+from vgg_flax.errors import NotSaved, UserError
 from vgg_flax.files import sweep, write_atomic
 from vgg_flax.network.params import digest
-from vgg_flax.settings import TrainSettings, from_flat, to_flat
+from vgg_flax.settings import TrainSettings, anchored, to_flat
 
 if TYPE_CHECKING:
     from vgg_flax.data.photos import Photos
@@ -35,35 +33,41 @@ COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_second", "seconds"
 )  # fmt: skip
 NOT_KEPT = ("resume", "project", "name")  # say where the run is, not what it does
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
 
 
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM asked the run to end; everything is saved. `code` is the exit code."""
-
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
-        self.code = 128 + number
-
-
 class Run:
-    """One run folder. Create it with `open_run`.
+    """One run folder. Create it with `opening.open_run`.
 
     Attributes:
       folder: where it is.
       settings: those that it was started with.
+      begun: whether its data and weights were found and written down.
+      complete: whether nothing is left to do.
     """
 
     def __init__(self, folder: Path, settings: TrainSettings, lock: BaseFileLock):
         self.folder, self.settings, self._lock = folder, settings, lock
+        self.begun = self.complete = False
         sweep(folder)
-        if not self._path.exists():
-            record = {
-                "settings": self.kept_settings(),
-                "python": platform.python_version(),
-                "versions": {"vgg_flax": __version__} | {name: version(name) for name in PACKAGES},
-            }
+        if self._path.exists():
+            self.begun = "digests" in yaml.safe_load(self._path.read_text())
+        else:
+            self._write_settings()
+        ending.last_steps.append(self.leave)
+
+    def _write_settings(self) -> None:
+        record = {
+            "settings": self.kept_settings() | anchored(self.settings),
+            "python": platform.python_version(),
+            "versions": {"vgg_flax": __version__} | {name: version(name) for name in PACKAGES},
+        }
+        try:
             write_atomic(self._path, _yaml(record))
+        except OSError:
+            self._close()
+            raise
 
     @property
     def _path(self) -> Path:
@@ -72,20 +76,39 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if not self.begun:  # it leaves nothing behind
-            for name in ("config.yaml", "split.csv", "bad_files.csv", ".lock"):
-                (self.folder / name).unlink(missing_ok=True)
-            self._lock.release()
-            with contextlib.suppress(OSError):
-                (self.folder / ".lock").unlink(missing_ok=True)
-                self.folder.rmdir()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ending.last_steps.remove(self.leave)
+        self._close()
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            raise not_saved(self.folder, error, self._resume if self.begun else "") from None
+
+    def _close(self) -> None:
+        self.leave()
         self._lock.release()
+        if not self.begun:
+            self.discard()  # on Windows only now
+
+    def leave(self) -> str:
+        """What to type after the run was stopped. Of a run that had not begun, nothing is left behind."""
+        if not self.begun:
+            self.discard()
+            return "It had not begun: start it again with the same command."
+        if self.complete:
+            return f"The run is complete: {self.folder}"
+        return f"Nothing is lost; go on with: {self._resume}"
 
     @property
-    def begun(self) -> bool:
-        """Whether its data and weights were found and written down."""
-        return self._path.exists() and "digests" in yaml.safe_load(self._path.read_text())
+    def _resume(self) -> str:
+        project = "" if self.settings.project == Path("runs") else f" --project {_quoted(self.settings.project)}"
+        return f"vgg-flax train --resume{project} --name {_quoted(self.folder.name)}"
+
+    def discard(self) -> None:
+        """Remove what a run that has not begun consists of."""
+        for name in ("config.yaml", "split.csv", "bad_files.csv", ".lock"):
+            with contextlib.suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def kept_settings(self) -> dict[str, Any]:
         """The settings that decide what a run computes, as plain types."""
@@ -108,19 +131,12 @@ class Run:
                 )
         notes = {"weights": weights.source, "random_weights": weights.random, "device": device}
         write_atomic(self._path, _yaml({**record, "digests": digests, **notes}))
+        self.begun = True
         classes = [photos.classes[label] for label in photos.labels]
         rows = [*zip(photos.names, photos.splits, classes, strict=True)]
         rows += [(one.name, "left_out", one.label) for one in photos.left_out]
         self.write_table("split.csv", ("file", "split", "label"), rows)
         self.write_table("bad_files.csv", ("file", "reason"), photos.bad)
-
-    def how_to_go_on(self) -> str:
-        """What to type after the run was stopped."""
-        if not self.begun:
-            return "It had not begun: start it again with the same command."
-        settings = self.settings
-        project = "" if settings.project == Path("runs") else f" --project {shlex.quote(str(settings.project))}"
-        return f"Nothing is lost; go on with: vgg-flax train --resume{project} --name {shlex.quote(self.folder.name)}"
 
     def read_log(self, epochs: int) -> list[dict[str, float]]:
         """The first `epochs` rows of metrics.csv; later ones belong to work that was not saved, and are dropped."""
@@ -140,8 +156,9 @@ class Run:
         write_atomic(self.folder / "metrics.csv", text.getvalue())
 
     def write_report(self, report: dict[str, Any]) -> None:
-        """report.json."""
+        """report.json, the last file of a run."""
         write_atomic(self.folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
+        self.complete = True
 
     def write_table(self, name: str, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
         """A CSV file with a header line."""
@@ -197,98 +214,12 @@ def _yaml(record: dict[str, Any]) -> str:
     return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 
 
-def open_run(settings: TrainSettings) -> Run:
-    """A new run folder, or with `settings.resume` an old one with the settings it was started with.
-
-    Raises:
-      UserError: nothing to resume, the name is taken, or settings differ from those of the run to resume.
-    """
-    if not settings.resume:
-        run = _new_run(settings)
-        console.say(f"run: {run.folder}")
-        return run
-    folder = settings.project / settings.name if settings.name else _newest(settings.project)
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"--resume: {folder} is no run; expected a config.yaml in it.")
-    stored = from_flat(TrainSettings, yaml.safe_load(path.read_text())["settings"])
-    before = dataclasses.replace(stored, resume=True, project=settings.project, name=folder.name)
-    _refuse_changes(settings, before, folder)
-    if lock := _locked(folder):
-        return Run(folder, before, lock)
-    raise UserError(f"{folder} is in use by another process: wait for it, or choose another --name.")
+def _quoted(path: Path | str) -> str:
+    return shlex.quote(str(path))
 
 
-def _refuse_changes(settings: TrainSettings, before: TrainSettings, folder: Path) -> None:
-    """What was typed now must be what the run was started with; what was not typed is taken from the run."""
-    default, typed, kept = to_flat(TrainSettings()), to_flat(settings), to_flat(before)
-    for name, value in typed.items():
-        if name not in NOT_KEPT and value not in (default[name], kept[name]):
-            raise UserError(
-                f"--{name.replace('_', '-')} is {value} but {folder} was started with {kept[name]}: "
-                "leave it out to go on with that run, or start a new one without --resume."
-            )
-
-
-def _newest(project: Path) -> Path:
-    runs = list(project.glob("*/config.yaml"))
-    if not runs:
-        raise UserError(f"--resume: no run in {project} to go on with; start one without --resume.")
-    return max(runs, key=lambda path: path.stat().st_mtime).parent
-
-
-def _new_run(settings: TrainSettings) -> Run:
-    """--name once more, train, train2, ...: the first that is free, or was made by a process killed before it began."""
-    stem = settings.name or "train"
-    for number in itertools.count(1):
-        folder = settings.project / (stem if number == 1 else f"{stem}{number}")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if _is_empty(folder) and (lock := _locked(folder)):
-                if _is_empty(folder):  # still, now that nobody else can write to it
-                    return Run(folder, settings, lock)
-                lock.release()
-        except (FileExistsError, FileNotFoundError):  # a file, or a folder that another process has just removed
-            continue
-        except OSError as error:
-            raise UserError(f"{folder} can't be made: {error.strerror}. Choose another --project.") from None
-    raise AssertionError
-
-
-def _is_empty(folder: Path) -> bool:
-    return all(path.name == ".lock" or path.suffix == ".tmp" or ".tmp." in path.name for path in folder.iterdir())
-
-
-def _locked(folder: Path) -> BaseFileLock | None:
-    """The lock of a run, None while another process holds it."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    return lock
-
-
-@contextmanager
-def listening() -> Iterator[Callable[[], None]]:
-    """Inside the block the first Ctrl-C or SIGTERM is remembered; the second one takes effect at once.
-
-    Yields:
-      A function that raises Stopped once a signal has come.
-    """
-    seen: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    def check() -> None:
-        if seen:
-            raise Stopped(seen[0])
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def not_saved(folder: Path, error: OSError, resume: str = "") -> NotSaved:
+    """The one line about a disk that does not take a run. resume: what to type once it does."""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    go_on = f"then go on with: {resume}" if resume else "or choose another --project."
+    return NotSaved(f"{folder} can't be written ({reason}): make room or allow writing there, {go_on}")

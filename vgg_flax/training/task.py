@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -75,10 +75,13 @@ class Task:
         """Optimiser steps over the leading axis of `batches`: see `train_steps`."""
         return train_steps(self, state, frozen, batches, key)
 
-    def logits(self, params: Params, feed: Feed, rows: np.ndarray) -> np.ndarray:
+    def logits(
+        self, params: Params, feed: Feed, rows: np.ndarray, check: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
         """What a network says of the clean pictures `rows` `[m]` of a feed: float32 `[m, classes]`."""
         parts = [np.empty((0, self.spec.head.classes), np.float32)]
         for stored, count in feed.clean(rows):
+            check()
             parts.append(np.asarray(network_logits(self.spec, feed.what, params, stored))[:count])
         return np.concatenate(parts)
 
