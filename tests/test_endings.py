@@ -209,7 +209,7 @@ def test_paths_are_kept_whole_and_shown_short(tmp_path, monkeypatch):
 
 DAMAGED = {
     "settings:": "lacks the key 'settings'",
-    "settings: {}": "lacks the setting data, weights",
+    "settings: {}": "lacks the setting data, label, weights",
     "- a": "holds no settings",
     "settings: {": "can't be read as YAML in line 1",
     "settings: {wieghts: random}": "has the unknown setting 'wieghts'. Did you mean weights?",

@@ -226,7 +226,7 @@ class PredictSettings:
 
     model: Annotated[Path, Positional, Alias(metavar="MODEL")]
     """A run or bundle folder."""
-    sources: Annotated[list, Positional, Alias(metavar="SOURCES")]
+    sources: Annotated[list, Positional, Alias(metavar="PICTURE|FOLDER|-...")]
     """Pictures, folders, patterns such as "photos/*.jpg", .zip files, videos; - reads paths from standard input."""
     csv: bool = False
     """Comma-separated values with a header instead of a table; lists in it are JSON."""
