@@ -26,25 +26,10 @@ from benchmarks import tables
 from vgg_flax.answers.scores import accuracy, cross_entropy
 from vgg_flax.data import photos as data
 from vgg_flax.insight import robust
+from vgg_flax.insight.metrics import calibration_error
 from vgg_flax.settings import TrainSettings, from_flat
 
-BINS = 15
 TITLES = {"plain": ".3f", "robust": ".3f", "loss": ".3f", "ece": ".3f", "temperature": ".2f", "seconds": ".0f"}
-
-
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error over BINS equal bins of the largest probability.
-
-    Args:
-      probabilities: `[n, classes]`.
-      labels: int `[n]`.
-
-    Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 2.
-    """
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, right.astype(float), BINS) - np.bincount(bins, sure, BINS)
-    return float(np.abs(gaps).sum() / len(labels))
 
 
 def measure(name: str, seed: int, options: dict[str, Any], changed: int | None) -> dict[str, Any]:

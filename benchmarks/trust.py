@@ -22,10 +22,10 @@ import numpy as np
 
 import vgg_flax
 from benchmarks import tables
-from benchmarks.accuracy import calibration_error
 from vgg_flax.answers.predictor import Prediction, Predictor
 from vgg_flax.data import photos as data
 from vgg_flax.insight import robust
+from vgg_flax.insight.metrics import calibration_error
 from vgg_flax.network.extract import NO_CHANGE, batch_size
 from vgg_flax.settings import TrainSettings, from_flat
 from vgg_flax.store import FeatureStore

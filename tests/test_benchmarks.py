@@ -251,13 +251,6 @@ def test_our_regression_and_scikit_learns_solve_the_same_problem():
     assert forward.disagreement({"contenders": samples}, head.CONVERGED) < head.CONVERGED
 
 
-def test_calibration_error_is_the_gap_between_sure_and_right():
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
-    labels = np.array([0, 1, 0, 1])  # at 0.9 one of two is right: a gap of 0.4 for each; 0.4 and 0.2 for the others
-    assert accuracy.calibration_error(probabilities, labels) == pytest.approx((0.8 + 0.4 + 0.2) / 4)
-    assert accuracy.calibration_error(np.eye(2)[labels], labels) == 0  # as sure as right, in the last bin
-
-
 def test_accuracy_tables_hold_each_run_and_the_mean_of_each_set():
     def result(name: str, seed: int, plain: float) -> dict:
         scores = dict.fromkeys(accuracy.TITLES, 0.5) | {"plain": plain}

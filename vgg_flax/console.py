@@ -152,7 +152,7 @@ def show_epoch(row: dict[str, float], epochs: int, *, best: bool, first: bool) -
 
 
 def show_results(test: dict[str, Any], folder: Path) -> None:
-    """The test figures, the files of the run, and what to type next."""
+    """The test figures, what the judge made of them, and the files that were written."""
     columns = [Column(name, justify="right") for name in ("precision", "recall", "F1", "pictures")]
     table = Table("test", *columns, box=box.SIMPLE_HEAD)
     classes = list(test["per_class"].items())
@@ -169,8 +169,18 @@ def show_results(test: dict[str, Any], folder: Path) -> None:
         f"always guessing the largest class gives {test['majority_baseline']:.1%}",
         style="bold",
     )
+    judged = test["judged"]
+    right = f", of those {judged['precision']:.1%} right" if judged["precision"] is not None else ""
+    show_line(
+        f"a plain label: {judged['coverage']:.1%}{right}; not sure: {judged['unsure']}; unlike the training photos: "
+        f"{judged['unlike']}"
+    )
     names = ", ".join(sorted(path.name for path in folder.iterdir() if path.name[0] != "."))
     show_line(f"files in {folder}: {names}")
+
+
+def show_live(folder: Path) -> None:
+    """What to type next."""
     show_line(f"see it live: vgg-flax webcam --model {shlex.quote(str(folder))}")
 
 

@@ -101,6 +101,8 @@ class SplitSettings:
     group: Annotated[Optional[str], Alias(metavar="folder|REGEX")] = None
     """What must stay on one side of the split beside copies: `folder`, the first folder inside that of the class
     (patients, scenes, cameras), or a regular expression whose group 1, found in a photo's path, names its group."""
+    folds: int = 5
+    """Parts of the cross-validation that chooses the regression; each photo is answered by a model without its part."""
     strict: bool = False
     """Stop at the first picture that can't be read, instead of listing it and going on."""
 
@@ -111,6 +113,8 @@ class AnswerSettings:
 
     min_precision: float = 0.95
     """Of the answers given as a plain label, so many should be right; what is less sure is "not sure"."""
+    robust: bool = False
+    """Measure robust accuracy, too: of the test pictures under ten changes that a camera makes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +188,7 @@ def check_train(settings: TrainSettings) -> None:
     _check("val-split plus --test-split", total, total < 1, "less than 1, so that some photos train")
     _check("seed", split.seed, 0 <= split.seed < 2**32, "0 to 4294967295")
     precision = settings.answer.min_precision
+    _check("folds", split.folds, 2 <= split.folds <= 100, "2 to 100")
     _check("min-precision", precision, 0 < precision <= 1, "a share above 0, at most 1")
     for field in dataclasses.fields(settings.augment):
         value = getattr(settings.augment, field.name)
@@ -224,9 +229,9 @@ class WebcamSettings:
 class PredictSettings:
     """Ask a trained model about pictures."""
 
-    model: Annotated[Path, Positional, Alias(metavar="MODEL")]
+    model: Annotated[Path, Positional, Alias(metavar="RUN")]
     """A run or bundle folder."""
-    sources: Annotated[list, Positional, Alias(metavar="PICTURE|FOLDER|-...")]
+    sources: Annotated[list, Positional, Alias(metavar="FILES")]
     """Pictures, folders, patterns such as "photos/*.jpg", .zip files, videos; - reads paths from standard input."""
     csv: bool = False
     """Comma-separated values with a header instead of a table; lists in it are JSON."""
@@ -241,19 +246,21 @@ class PredictSettings:
         _check("topk", self.topk, self.topk is None or self.topk >= 1, "at least 1")
         _check("csv", "given with --json", not (self.csv and self.json), "one of the two")
         if not self.sources:
-            raise UserError("no SOURCES, expected pictures, folders, or - for paths on standard input.")
+            raise UserError("no FILES, expected pictures, folders, or - for paths on standard input.")
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
     """Measure a trained model on labelled photos that it has not learned from."""
 
-    model: Annotated[Path, Positional, Alias(metavar="MODEL")]
+    model: Annotated[Path, Positional, Alias(metavar="RUN")]
     """A run or bundle folder."""
     data: str
     """Labelled photos, as `vgg-flax train --data` takes them; classes are matched by name."""
     label: Optional[str] = None
     """A regular expression; its group 1, found in a file's name, is the class."""
+    robust: bool = False
+    """Measure robust accuracy, too: under ten changes that a camera makes."""
     partial: bool = False
     """Go on where classes are missing, and leave out photos of classes that the model does not know."""
     name: Optional[str] = None

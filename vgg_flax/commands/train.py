@@ -15,6 +15,7 @@ from vgg_flax.settings import TrainSettings, from_flat, to_flat
 from vgg_flax.training import opening, runs
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
+    from vgg_flax.answers.bundle import Bundle
     from vgg_flax.answers.judge import Judge
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.data.photos import Photos
@@ -106,6 +107,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     for doubt in doubts:
         console.warn(doubt)
     console.show_results(results["test"], run.folder)
+    console.show_live(run.folder)
     if doubts:
         console.show_line(f"warning: {' Also: '.join(doubts)}")  # what is read last
     check()
@@ -181,9 +183,26 @@ def leave_behind(
     training = {**record, **results, "settings": run.kept_settings()}
     model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge, training)
     bundle.save(model, run.folder / "model")
+    if run.settings.answer.robust:
+        record["robust"] = robust_accuracy(model, photos)
     predictions.save(run.folder / "predictions.npz")
     report.write(run.folder, run.settings, photos, predictions, judge, fitted.log, fitted.best_epoch)
     return record
+
+
+def robust_accuracy(model: Bundle, photos: Photos) -> dict[str, Any]:
+    """{"accuracy": its mean, "by_change": {change: accuracy}} of the test pictures."""
+    from vgg_flax.answers.predictor import Predictor
+    from vgg_flax.insight import robust
+
+    test, predictor = photos.rows("test"), Predictor(model)
+    by_change = robust.accuracies(
+        lambda images: predictor.run(images)[0],
+        photos.images[test],
+        photos.contents[test].tolist(),
+        photos.labels[test],
+    )
+    return {"accuracy": robust.robust_accuracy(by_change), "by_change": by_change}
 
 
 def _device() -> str:

@@ -77,6 +77,18 @@ class Photos:
         """Indices of the pictures in these splits, int64 `[m]`, in order."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
+    def only(self, rows: np.ndarray) -> Photos:
+        """Some of the pictures: int `[m]`."""
+        return dataclasses.replace(
+            self,
+            images=self.images.only(rows) if isinstance(self.images, Rows) else self.images[rows],
+            labels=self.labels[rows],
+            names=tuple(self.names[index] for index in rows),
+            contents=self.contents[rows],
+            groups=self.groups[rows],
+            splits=self.splits[rows],
+        )
+
     def with_splits(self, settings: SplitSettings) -> Photos:
         """The same pictures, every one in a split, without those that would train on what is tested.
 
@@ -111,13 +123,7 @@ class Photos:
             for (place, other), count in sorted(counts.items())
         ]
         return dataclasses.replace(
-            self,
-            images=self.images.only(keep) if isinstance(self.images, Rows) else self.images[keep],
-            labels=self.labels[keep],
-            names=tuple(self.names[index] for index in keep),
-            contents=self.contents[keep],
-            groups=self.groups[keep],
-            splits=self.splits[keep],
+            self.only(keep),
             left_out=tuple(sorted((*self.left_out, *dropped))),
             found={**self.found, "left_out_for_overlap": {f"{a} with {b}": n for (a, b), n in sorted(counts.items())}},
             warnings=(*self.warnings, *lines),

@@ -34,7 +34,20 @@ def write(
     Args:
       kept: number of the row of `log` that was kept, from 1.
     """
-    from vgg_flax.report import confusion, fonts, pictures  # matplotlib is slow to import
+    from vgg_flax.report import pictures  # matplotlib is slow to import
+
+    unit = "iteration" if settings.head == "regression" else "epoch"
+    pictures.draw_curves(log, kept, folder / "curves.png", unit)
+    names = write_test(folder, photos, predictions, judge)
+    if settings.features.views > 1 or not settings.stores:
+        chosen = _one_of_each_class(photos)
+        labels = [names[photos.labels[i]] for i in chosen]
+        pictures.draw_views(random_views(photos, chosen, settings), labels, folder / "views.png")
+
+
+def write_test(folder: Path, photos: Photos, predictions: Predictions, judge: Judge) -> list[str]:
+    """Draw the confusion matrices and the worst mistakes of the test; returns the class names as they can be drawn."""
+    from vgg_flax.report import confusion, fonts, pictures
 
     rows, test = photos.rows("test"), predictions.select("test")
     names, undrawn = fonts.drawable(photos.classes)
@@ -43,8 +56,6 @@ def write(
         console.say(f"no font here draws every class name, so in the pictures {', '.join(undrawn[:5])}{more}")
     matrix = metrics.evaluate(test, judge)["confusion_matrix"]
     wrong = metrics.mistakes(test, judge)
-    unit = "iteration" if settings.head == "regression" else "epoch"
-    pictures.draw_curves(log, kept, folder / "curves.png", unit)
     confusion.draw_confusion(matrix, names, folder / "confusion_matrix.png", normalize=False)
     confusion.draw_confusion(matrix, names, folder / "confusion_matrix_normalized.png", normalize=True)
     worst = wrong[:MOST_MISTAKES]
@@ -54,10 +65,7 @@ def write(
         for (i, guess, p), file in zip(worst, files, strict=True)
     ]
     pictures.draw_mistakes(sheet, len(wrong), len(rows), folder / "mistakes.png")
-    if settings.features.views > 1 or not settings.stores:
-        chosen = _one_of_each_class(photos)
-        labels = [names[photos.labels[i]] for i in chosen]
-        pictures.draw_views(random_views(photos, chosen, settings), labels, folder / "views.png")
+    return names
 
 
 def original(photos: Photos, row: int) -> np.ndarray:

@@ -30,7 +30,6 @@ from vgg_flax.training.runs import EventLog, Run
 from vgg_flax.training.task import Recipe, Task, learning_rate, standardization
 
 Log = list[dict[str, float]]
-FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +147,13 @@ def fit_regression(
 
 def leave_out(feed: Feed) -> tuple[np.ndarray, int | None]:
     """(Fold of each fitted picture, int64 `[m]`; the number of the fold that is the user's own validation folder)."""
-    photos, seed = feed.photos, feed.settings.split.seed
+    photos, seed, count = feed.photos, feed.settings.split.seed, feed.settings.split.folds
     if not photos.own_val:
-        return photos.folds(feed.fitted, FOLDS, seed), None
-    folds = np.full(len(feed.fitted), FOLDS, np.int64)
+        return photos.folds(feed.fitted, count, seed), None
+    folds = np.full(len(feed.fitted), count, np.int64)
     trains = photos.splits[feed.fitted] == "train"
-    folds[trains] = photos.folds(feed.fitted[trains], FOLDS, seed)
-    return folds, FOLDS
+    folds[trains] = photos.folds(feed.fitted[trains], count, seed)
+    return folds, count
 
 
 def _regression_row(iteration: int, row: dict[str, float], count: int, seconds: float) -> dict[str, float]:
