@@ -339,3 +339,13 @@ def test_the_front_of_a_missing_package_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match="tfds:mnist needs the package tensorflow_datasets"):
         tensorflow_datasets.open_dataset("mnist")
+
+
+def test_a_list_that_nobody_reads_ends_as_the_system_ends_it(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"VGG_FLAX_CACHE": str(tmp_path / "cache")}
+    with os.fdopen(writing) as pipe:
+        command = [sys.executable, "-m", "vgg_flax", "cache"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
