@@ -97,7 +97,7 @@ def test_flat_settings_lose_nothing():
     settings = from_flat(TrainSettings, {"lr": 0.1, "rotation": 3.0, "seed": 5, "data": "x", "blocks": "5"})
     assert from_flat(TrainSettings, to_flat(settings)) == settings
     count = sum(len(vars(group)) for group in (settings.network, settings.optimizer, settings.features))
-    count += len(vars(settings.augment)) + len(vars(settings.split)) + len(vars(settings.answer)) + 7
+    count += len(vars(settings.augment)) + len(vars(settings.split)) + len(vars(settings.answer)) + 8
     assert len(to_flat(settings)) == count  # no name occurs in two groups
 
 
@@ -129,3 +129,9 @@ def test_the_public_names_come_when_they_are_asked_for():
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = vgg_flax.nothing
+
+
+def test_a_tracker_that_is_not_installed_is_asked_for_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"--tracker is tensorboard, expected none, or first pip install 'vgg_flax\["):
+        from_flat(TrainSettings, {"tracker": "tensorboard"})

@@ -71,7 +71,7 @@ def figures(folder):
 @pytest.fixture(scope="module")
 def finished(workplace):
     """An undisturbed run of a linear head, in epochs."""
-    run(workplace, "--name", "whole")
+    run(workplace, "--name", "whole", "--tracker", "tensorboard")
     return workplace / "runs" / "whole"
 
 
@@ -92,7 +92,9 @@ def regressed(workplace):
 def test_a_run_leaves_everything_behind_and_learns_colours(finished):
     names = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
     assert {name for name in names if not name.startswith("events")} == LEFT | {"checkpoints"}
-    assert any(name.startswith("events.out.tfevents") for name in names)
+    [events] = finished.glob("events.out.tfevents*")
+    tags = (b"val/accuracy", b"val/loss", b"test/macro_f1", b"confusion_matrix", b"curves")
+    assert all(tag in events.read_bytes() for tag in tags)
     report = json.loads((finished / "report.json").read_text())
     count = report["test"]["count"]
     assert report["test"]["accuracy"] == 1.0 and count > 10

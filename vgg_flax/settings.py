@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -137,6 +138,8 @@ class TrainSettings:
     """Go on with the run that --name names, or else with the newest."""
     project: Path = Path("runs")
     """Folder of all runs."""
+    tracker: Literal["none", "tensorboard"] = "none"
+    """Where the log of the run goes beside metrics.csv; tensorboard: an event file in its folder."""
     network: NetworkSettings = NetworkSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     features: FeatureSettings = FeatureSettings()
@@ -188,6 +191,8 @@ def check_train(settings: TrainSettings) -> None:
     _check("val-split plus --test-split", total, total < 1, "less than 1, so that some photos train")
     _check("seed", split.seed, 0 <= split.seed < 2**32, "0 to 4294967295")
     precision = settings.answer.min_precision
+    there = settings.tracker == "none" or importlib.util.find_spec("tensorboardX") is not None
+    _check("tracker", settings.tracker, there, "none, or first pip install 'vgg_flax[tensorboard]'")
     _check("folds", split.folds, 2 <= split.folds <= 100, "2 to 100")
     _check("min-precision", precision, 0 < precision <= 1, "a share above 0, at most 1")
     for field in dataclasses.fields(settings.augment):

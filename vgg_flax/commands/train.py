@@ -99,6 +99,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         check()
     with clock("report"):
         record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
+        run.tracker.finish(results, {path.stem: path for path in sorted(run.folder.glob("*.png"))})
         check()
     doubts = metrics.warnings(predictions, results["test"])
     record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts]}
@@ -109,7 +110,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     console.show_results(results["test"], run.folder)
     console.show_live(run.folder)
     if doubts:
-        console.show_line(f"warning: {' Also: '.join(doubts)}")  # what is read last
+        console.show_line(f"warning: {'; '.join(doubt.partition(': ')[0] for doubt in doubts)}")  # what is read last
     check()
 
 

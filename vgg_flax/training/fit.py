@@ -26,7 +26,7 @@ from vgg_flax.network.spec import Cut, ModelSpec, pooled_columns
 from vgg_flax.training import regression
 from vgg_flax.training.checkpoint import Checkpoints, Part, Unfinished
 from vgg_flax.training.feed import Feed
-from vgg_flax.training.runs import EventLog, Run
+from vgg_flax.training.runs import Run
 from vgg_flax.training.task import Recipe, Task, learning_rate, standardization
 
 Log = list[dict[str, float]]
@@ -173,7 +173,7 @@ def fit_epochs(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed
         raise UserError("no picture is left for validation: add photos, or use --head regression, which needs none.")
     state, frozen = task.init(_first_params(task, backbone, feed, key))
     folders = run.folder / "checkpoints", run.folder / "unfinished_epoch"
-    with Checkpoints(folders[0]) as checkpoints, Unfinished(folders[1]) as unfinished, EventLog(run.folder) as events:
+    with Checkpoints(folders[0]) as checkpoints, Unfinished(folders[1]) as unfinished:
         done = checkpoints.latest or 0
         log = run.read_log(done)
         if done:
@@ -188,7 +188,6 @@ def fit_epochs(run: Run, spec: ModelSpec, cut: Cut, backbone: Params, feed: Feed
             run.write_log(log)  # before the checkpoint: resuming drops a row too many, but could not fill a gap
             checkpoints.save(epoch + 1, state, row | {"val_count": len(val)})
             unfinished.remove()
-            events.write(row)
             console.show_epoch(row, epochs, best=checkpoints.best == epoch + 1, first=epoch == done)
             check()
         best = checkpoints.best

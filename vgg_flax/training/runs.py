@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import functools
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from vgg_flax.errors import NotSaved, UserError
 from vgg_flax.files import sweep, write_atomic
 from vgg_flax.network.params import digest
 from vgg_flax.settings import TrainSettings, anchored, to_flat
+from vgg_flax.training.tracker import TRACKERS, Tracker
 
 if TYPE_CHECKING:
     from vgg_flax.data.photos import Photos
@@ -50,6 +52,7 @@ class Run:
     def __init__(self, folder: Path, settings: TrainSettings, lock: BaseFileLock):
         self.folder, self.settings, self._lock = folder, settings, lock
         self.begun = self.complete = False
+        self._tracked = 0
         sweep(folder)
         if self._path.exists():
             self.begun = "digests" in yaml.safe_load(self._path.read_text())
@@ -78,6 +81,8 @@ class Run:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         ending.last_steps.remove(self.leave)
+        if "tracker" in self.__dict__:
+            self.tracker.close()
         self._close()
         if isinstance(error, OSError) and error.errno in REFUSALS:
             raise not_saved(self.folder, error, self._resume if self.begun else "") from None
@@ -145,15 +150,24 @@ class Run:
             return []
         with path.open(newline="") as file:
             rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        self._tracked = min(epochs, len(rows))
         return [row | {"epoch": int(row["epoch"])} for row in rows[:epochs]]
 
+    @functools.cached_property
+    def tracker(self) -> Tracker:
+        """The one that `--tracker` names."""
+        return TRACKERS[self.settings.tracker](self.folder)
+
     def write_log(self, rows: list[dict[str, float]]) -> None:
-        """metrics.csv, a row an epoch."""
+        """metrics.csv, a row an epoch; the tracker is told of those that are new."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _number(row[name]) for name in COLUMNS} for row in rows)
         write_atomic(self.folder / "metrics.csv", text.getvalue())
+        for row in rows[self._tracked :]:
+            self.tracker.log(row)
+        self._tracked = len(rows)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """report.json, the last file of a run."""
@@ -165,32 +179,6 @@ class Run:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *rows])
         write_atomic(self.folder / name, text.getvalue().encode(errors="surrogateescape"))
-
-
-class EventLog:
-    """The log once more, for TensorBoard, where tensorboardX is installed."""
-
-    def __init__(self, folder: Path):
-        try:
-            import tensorboardX
-        except ImportError:
-            self._writer = None
-        else:
-            self._writer = tensorboardX.SummaryWriter(str(folder))
-
-    def write(self, row: dict[str, float]) -> None:
-        """One epoch."""
-        if self._writer is not None:
-            for name in COLUMNS[1:]:
-                self._writer.add_scalar(name.replace("_", "/", 1), row[name], int(row["epoch"]))
-            self._writer.flush()
-
-    def __enter__(self) -> EventLog:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
 
 class Clock:
