@@ -33,11 +33,12 @@ def main(settings: PredictSettings) -> None:
     write = _writer(settings, predictor)
     failed = 0
     pictures = named.pictures(settings.sources, predictor.preprocessing, sys.stdin)
-    for picture, prediction in answered(pictures, predictor, keep=not settings.no_cache):
-        if prediction is None:
-            failed += 1
-            console.warn(f"{picture.name}: {picture.reason}")
-        write(row(picture, prediction, predictor, settings.topk))
+    with console.without_noise():
+        for picture, prediction in answered(pictures, predictor, keep=not settings.no_cache):
+            if prediction is None:
+                failed += 1
+                console.warn(f"{picture.name}: {picture.reason}")
+            write(row(picture, prediction, predictor, settings.topk))
     if failed:
         raise SystemExit(1)
 
