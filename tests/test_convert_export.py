@@ -128,6 +128,7 @@ def test_onnx_file_is_valid_and_carries_its_record(tmp_path):
     loaded = onnx.load(tmp_path / "m.onnx")
     onnx.checker.check_model(loaded, full_check=True)
     facts = {entry.key: json.loads(entry.value) for entry in loaded.metadata_props}
+    assert (facts["judge"]["temperature"], facts["judge"]["min_precision"]) == (1.7, 0.95)
     assert facts["classes"] == ["ant", "bee", "cat"] and facts["training"] == {"data": "insects"}
     assert facts["preprocessing"]["image_size"] == 64
     (images,) = loaded.graph.input

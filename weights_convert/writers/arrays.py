@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vgg_flax.answers.bundle import Bundle, entries, write_arrays
+from vgg_flax.answers.bundle import Bundle, entries, measured, write_arrays
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from weights_convert.rules import CAFFE, DIALECTS, TOP_LAYERS, conv_names
@@ -25,7 +25,7 @@ def _ours(bundle: Bundle, path: Path) -> None:
         "format": "vgg_flax",
         "classes": json.dumps(bundle.classes),
         "head": json.dumps(dataclasses.asdict(bundle.spec.head)),
-        "temperature": json.dumps(bundle.judge.temperature),
+        "judge": json.dumps(measured(bundle.judge)),
         **{key: json.dumps(value) for key, value in dataclasses.asdict(bundle.preprocessing).items()},
     }
     write_arrays(path, entries(bundle.params), metadata)

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vgg_flax import __version__
-from vgg_flax.answers.bundle import Bundle
+from vgg_flax.answers.bundle import Bundle, measured
 from vgg_flax.network.spec import dense_layers
 from weights_convert.rounding import Weights, to_int8
 
@@ -84,6 +84,7 @@ def write(bundle: Bundle, path: Path, _: str, weights: Weights = "float32") -> N
     record = {
         "classes": bundle.classes,
         "preprocessing": dataclasses.asdict(bundle.preprocessing),
+        "judge": measured(bundle.judge),
         "training": bundle.training,
         "weights": weights,
     }
