@@ -112,7 +112,8 @@ def test_every_frame_of_a_video_lands_in_json_and_in_the_saved_video(folder, tmp
     assert [line["frame"] for line in lines] == list(range(12))
     np.testing.assert_allclose([line["time_s"] for line in lines], np.arange(12) / 10)
     for line in lines:
-        assert set(line) == {"frame", "time_s", "label", "probability", "probabilities", "inference_ms"}
+        assert line["verdict"] in ("label", "unsure", "unlike")
+        assert set(line) == {"frame", "time_s", "verdict", "label", "probability", "probabilities", "inference_ms"}
         assert tuple(line["probabilities"]) == CLASSES
         assert line["probability"] == max(line["probabilities"].values()) == line["probabilities"][line["label"]]
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-6)
@@ -170,6 +171,22 @@ def test_text_on_a_mirrored_view_reads_as_on_a_plain_one():
     labelled = result.Result(Frame(0, black, 0.0, 0.0), prediction, ("a", "b"), "model", 1.0, 2.0, 3.0)
     np.testing.assert_array_equal(overlay.compose(labelled, mirror=True), overlay.compose(labelled))
     assert overlay.compose(labelled).max() > 200
+
+
+@pytest.mark.parametrize(("verdict", "words", "line"), [
+    ("label", "a", "a   75.0%   3.0 fps   2 ms"),
+    ("unsure", "not sure: a or b", "not sure: a or b   3.0 fps   2 ms"),
+    ("unlike", "unlike the training photos", "unlike the training photos   3.0 fps   2 ms"),
+])  # fmt: skip
+def test_a_verdict_is_said_in_words_and_only_a_plain_label_has_a_headline_in_green(verdict, words, line):
+    black = np.zeros((480, 640, 3), np.uint8)
+    probabilities = np.array([0.75, 0.25], np.float32)
+    prediction = Prediction("a", 0.75, probabilities, verdict, ("a", "b"))
+    labelled = result.Result(Frame(0, black, 0.0, 0.0), prediction, ("a", "b"), "model", 1.0, 2.0, 3.0)
+    assert prediction.words == words and labelled.summary() == line
+    view = overlay.compose(labelled)
+    assert (view == overlay.ACCENT).all(-1).any() == (verdict == "label")
+    assert (view == overlay.WARNING).all(-1).any() == (verdict != "label")
 
 
 def test_max_frames_stops_after_as_many_predictions(folder, tmp_path):

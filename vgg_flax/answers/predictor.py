@@ -43,6 +43,15 @@ class Prediction:
     familiarity: float | None = None
     nearest: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """The verdict as it is said to a person."""
+        if self.verdict == "unlike":
+            return "unlike the training photos"
+        if self.verdict == "unsure":
+            return f"not sure: {' or '.join((self.candidates or (self.label,))[:2])}"
+        return self.label
+
 
 class Predictor:
     """Loads a bundle once and classifies pictures with it.

@@ -98,6 +98,7 @@ class JsonLines:
         record = {
             "frame": frame.index,
             "time_s": round(frame.time_s, 4),
+            "verdict": prediction.verdict,
             "label": prediction.label,
             "probability": round(prediction.probability, 7),
             "probabilities": dict(zip(result.classes, probabilities, strict=True)),

@@ -68,13 +68,27 @@ def draw_prediction(view: np.ndarray, prediction: Prediction, classes: Sequence[
     _shade(view, margin, margin, width, height)
     left, right = margin + pad, margin + width - pad
     baseline = margin + pad + unit
-    percent = f"{100 * prediction.probability:.1f} %"
+    plain = prediction.verdict == "label"
+    percent = f"{100 * prediction.probability:.1f} %" if plain else ""
     _text_right(view, percent, right, baseline, 1.3 * unit, ACCENT, bold=True)
-    room = right - left - _width(percent, 1.3 * unit, bold=True) - unit
-    _text(view, _shorten(prediction.label, room, 1.3 * unit, bold=True), left, baseline, 1.3 * unit, WHITE, bold=True)
+    room = right - left - (_width(percent, 1.3 * unit, bold=True) + unit if plain else 0)
+    size = 1.3 * unit
+    if not plain:  # a sentence: smaller rather than cut off
+        size = max(0.85 * unit, size * min(1.0, room / _width(prediction.words, size, bold=True)) - 1)
+    words = _shorten(prediction.words, room, size, bold=True)
+    _text(view, words, left, baseline, size, WHITE if plain else WARNING, bold=True)
     for rank, index in enumerate(order):
         top = baseline + round((0.65 + 1.75 * rank) * unit)
-        _bar(view, classes[int(index)], float(prediction.probabilities[index]), left, right, top, unit, rank == 0)
+        _bar(
+            view,
+            classes[int(index)],
+            float(prediction.probabilities[index]),
+            left,
+            right,
+            top,
+            unit,
+            plain and rank == 0,
+        )
     _footer(view, footer)
 
 

@@ -36,8 +36,9 @@ class Result:
     fps: float
 
     def summary(self) -> str:
-        """Label, probability, rate and latency in one line."""
-        return f"{self.prediction.label}   {self.prediction.probability:.1%}   {self.speed()}"
+        """Verdict, probability of a plain label, rate and latency in one line."""
+        probability = f"{self.prediction.probability:.1%}   " if self.prediction.verdict == "label" else ""
+        return f"{self.prediction.words}   {probability}{self.speed()}"
 
     def speed(self) -> str:
         rate = f"{self.fps:.1f} fps   " if self.fps else ""  # unknown at the first frame
