@@ -104,7 +104,10 @@ def test_help_of_an_import_has_five_settings_first_and_the_rest_in_a_group(capsy
         vgg_flax(["convert", "import", "--help"])
     groups = capsys.readouterr().out.split("reading options")
     options = [re.findall(r"^\W*(--[a-z][a-z-]*)", group, re.MULTILINE) for group in groups]
-    assert options == [["--data", "--preprocess", "--classes", "--model", "--overwrite"], ["--dialect", "--image-size"]]
+    assert options == [
+        ["--data", "--preprocess", "--classes", "--model", "--overwrite"],
+        ["--dialect", "--image-size", "--logit"],
+    ]
 
 
 def test_an_import_does_without_jax(official, tmp_path):

@@ -1,5 +1,9 @@
 """A fine-tuned Keras model comes in with its head, and then says what Keras says."""
 
+import io
+import zipfile
+
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
 from vgg_flax.errors import UserError
 from vgg_flax.network.spec import BackboneSpec, HeadSpec
 from weights_convert import convert, guess, import_model, optimiser, readers, tables
+from weights_convert.pixels import Inside
 from weights_convert.recipes import FEATUREWISE, RECIPES, recipe
 
 FIXED = [name for name in RECIPES if not name.endswith(FEATUREWISE)]
@@ -65,6 +70,24 @@ MODELS = {
         layers.Normalization(mean=[0.1] * 6, variance=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
         layers.BatchNormalization(),
         layers.Dense(2, "softmax"),
+    ),
+    "two linear layers": lambda: nested(layers.Flatten(), layers.Dense(3), layers.Dense(2)),
+    "pool as large as the map": lambda: nested(layers.AveragePooling2D(2), layers.Flatten(), layers.Dense(2)),
+    "largest of the map": lambda: nested(layers.MaxPooling2D(2), layers.Reshape((6,)), layers.Dense(2)),
+    "activations apart": lambda: nested(
+        layers.ReLU(),
+        layers.GlobalMaxPooling2D(),
+        layers.Reshape((1, 1, 6)),
+        layers.Flatten(),
+        layers.Dense(5),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Activation("relu"),
+        layers.Dense(4, "relu"),
+        layers.BatchNormalization(),
+        layers.Dense(3),
+        layers.Dense(2),
+        layers.Activation("log_softmax"),
     ),
     "normalization by colour": lambda: nested(
         layers.GlobalAveragePooling2D(),
@@ -138,31 +161,31 @@ def test_whole_model_says_what_keras_says(tmp_path, kind, suffix):
     assert np.ptp(expected, axis=0).max() > 0.01, "the test photos must not all look alike to the model"
 
 
-def adapted():
-    layer = layers.Normalization()
-    layer.adapt(np.random.default_rng(0).normal(size=(8, 64, 64, 3)))
-    return layer
-
-
 REFUSED = {
     "max pooling of turned signs": (
         lambda: nested(layers.Rescaling(-1.0), layers.GlobalMaxPooling2D(), layers.Dense(2)),
         "GlobalMaxPooling2D",
     ),
     "tanh": (lambda: nested(layers.Flatten(), layers.Dense(3, "tanh"), layers.Dense(2)), "activation tanh"),
-    "two linear layers": (lambda: nested(layers.Flatten(), layers.Dense(3), layers.Dense(2)), "Expected ReLU between"),
-    "multi-label": (lambda: nested(layers.Flatten(), layers.Dense(3, "sigmoid")), "ends in sigmoid over 3 classes"),
-    "normalization of its own": (
-        lambda: nested(layers.Flatten(), layers.Dense(2), before=(adapted(),)),
-        "keeps its constants elsewhere",
+    "relu over one output": (lambda: nested(layers.Flatten(), layers.Dense(1, "relu")), "ends in relu over one output"),
+    "softmax over one output": (
+        lambda: nested(layers.Flatten(), layers.Dense(1, "softmax")),
+        "ends in softmax over one output",
     ),
+    "a number": (lambda: nested(layers.Flatten(), layers.Dense(1)), "If it is a logit: --logit"),
+    "a pool of a part": (lambda: nested(layers.AveragePooling2D(1), layers.Flatten(), layers.Dense(2)), "AveragePool"),
+    "a relu behind a norm": (
+        lambda: nested(layers.BatchNormalization(), layers.ReLU(), layers.Flatten(), layers.Dense(2)),
+        "activation relu",
+    ),
+    "multi-label": (lambda: nested(layers.Flatten(), layers.Dense(3, "sigmoid")), "ends in sigmoid over 3 classes"),
     "upside down": (
         lambda: nested(layers.Flatten(), layers.Dense(2), before=(layers.Rescaling(-1.0),)),
         "one positive scale",
     ),
     "permuted input": (
         lambda: nested(layers.Flatten(), layers.Dense(2), before=(layers.Permute((2, 1, 3)),)),
-        "Permute .* changes the input",
+        "permute: the first convolution reads something else",
     ),
     "another convolution": (
         lambda: nested(layers.Conv2D(3, 1, name="extra"), layers.Flatten(), layers.Dense(2)),
@@ -179,6 +202,167 @@ def test_what_cannot_be_carried_over_is_named(tmp_path, kind):
         imported(tmp_path / "m.keras", "rgb-unit", ("a", "b"))
 
 
+def test_one_output_is_a_logit_where_the_person_says_so(tmp_path):
+    from vgg_flax.answers.predictor import Predictor
+
+    photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    model = shaken(nested(layers.GlobalAveragePooling2D(), layers.Dense(1)), prepared(photos, "bgr-caffe"))
+    model.save(tmp_path / "m.keras")
+    with readers.open_source(tmp_path / "m.keras") as source:
+        settings = import_model.Settings("a,b", "bgr-caffe", logit=True)
+        import_model.import_model(source, convert.plan(source, SMALL16), tmp_path / "b", settings, [].append)
+    found = Predictor.load(tmp_path / "b", engine="xla").probabilities(photos)
+    expected = 1 / (1 + np.exp(-np.asarray(model(prepared(photos, "bgr-caffe")))))
+    np.testing.assert_allclose(found[:, 1:], expected, atol=1e-5)
+
+
+def unnamed(path):
+    """The archive as Keras before 3.7 wrote it: members numbered by class in the order of the layers, without names."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    inner = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(inner, "r+") as file:
+        groups = []
+        file.visititems(lambda name, thing: groups.append(thing) if "name" in thing.attrs else None)
+        for group in groups:
+            del group.attrs["name"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (members | {"model.weights.h5": inner.getvalue()}).items():
+            archive.writestr(name, data)
+
+
+def misnamed_backbone():
+    """Convolutions whose names are those that Keras gives to others, as a cell that ran twice leaves them."""
+    names = [f"conv2d_{i}" for i in (*range(1, 13), 0)]
+    inputs = x = keras.Input((64, 64, 3))
+    for i, block in enumerate(SMALL16.blocks, 1):
+        for out in block:
+            x = layers.Conv2D(out, 3, padding="same", activation="relu", name=names.pop(0).removesuffix("_0"))(x)
+        x = layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
+    return keras.Model(inputs, x, name="vgg16")
+
+
+def two_dense(first, second):
+    return (
+        layers.Flatten(),
+        layers.Dense(6, "relu", name=first),
+        layers.BatchNormalization(name="batch_normalization_1"),
+        layers.Dense(6, "relu", name=second),
+        layers.BatchNormalization(name="batch_normalization"),
+        layers.Dense(2, "softmax", name="dense_5"),
+    )
+
+
+NUMBERED = {
+    "nested": lambda: functional(*two_dense("dense_1", "dense")),
+    "in a Sequential": lambda: nested(*two_dense("z", "a")),
+    "flat": lambda: flat(*two_dense("dense_2", "dense_1")),
+    "misnamed": lambda: keras.Sequential([keras.Input((64, 64, 3)), misnamed_backbone(), *two_dense("b", "dense")]),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_an_archive_without_names_is_read_by_position(tmp_path, kind):
+    from vgg_flax.answers.predictor import Predictor
+
+    photos = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    keras.utils.set_random_seed(0)
+    model = shaken(NUMBERED[kind](), prepared(photos, "bgr-caffe"))
+    model.save(tmp_path / "m.keras")
+    unnamed(tmp_path / "m.keras")
+    expected = keras_probabilities(model, prepared(photos, "bgr-caffe"))
+    found = Predictor(imported(tmp_path / "m.keras", "bgr-caffe", ("a", "b")), engine="xla").probabilities(photos)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 0.01
+
+
+def backbone_of(step, **options):
+    """A VGG16 whose convolutions are made by `step`."""
+    inputs = x = keras.Input((64, 64, 3))
+    for i, block in enumerate(SMALL16.blocks, 1):
+        for j, out in enumerate(block, 1):
+            x = step(x, out, f"block{i}_conv{j}")
+        x = layers.MaxPooling2D(2, name=f"block{i}_pool", **options)(x)
+    return keras.Model(inputs, x, name="vgg16")
+
+
+def conv(out, name, **options):
+    return layers.Conv2D(out, 3, name=name, **{"padding": "same", "activation": "relu", **options})
+
+
+SAME_FUNCTION = {
+    "batch norms": lambda x, out, name: layers.ReLU()(
+        layers.BatchNormalization(epsilon=0.01)(conv(out, name, activation=None)(x))
+    ),
+    "batch norms without parts": lambda x, out, name: layers.Activation("relu")(
+        layers.BatchNormalization(scale=False, center=out > 4)(conv(out, name, activation=None, use_bias=False)(x))
+    ),
+    "activations apart": lambda x, out, name: layers.Activation("relu")(conv(out, name, activation="linear")(x)),
+    "padding apart": lambda x, out, name: conv(out, name, padding="valid")(layers.ZeroPadding2D(1)(x)),
+    "without bias": lambda x, out, name: conv(out, name, use_bias=False)(x),
+}
+OTHER_FUNCTION = {
+    "leaky": (lambda x, out, name: layers.LeakyReLU(0.1)(conv(out, name, activation=None)(x)), "LeakyReLU leaky_re_lu"),
+    "elu": (lambda x, out, name: conv(out, name, activation="elu")(x), "Conv2D block1_conv1"),
+    "valid": (
+        lambda x, out, name: layers.ZeroPadding2D(1)(conv(out, name, padding="valid")(x)),
+        "Conv2D block1_conv1",
+    ),
+    "norms behind": (lambda x, out, name: layers.BatchNormalization()(conv(out, name)(x)), "BatchNormalization batch"),
+    "strides": (lambda x, out, name: conv(out, name, dilation_rate=2)(x), "Conv2D block1_conv1"),
+}
+
+
+@pytest.mark.parametrize("kind", SAME_FUNCTION)
+def test_a_backbone_alone_computes_what_keras_computes(tmp_path, kind):
+    """Without its head, too: batch norms folded, layers that are written apart taken together."""
+    import jax
+
+    from vgg_flax.network.model import bind_backbone
+
+    keras.utils.set_random_seed(0)
+    model = nested(layers.Flatten(), layers.Dense(2))
+    backbone = backbone_of(SAME_FUNCTION[kind])
+    model = keras.Sequential([keras.Input((64, 64, 3)), backbone, layers.Flatten(), layers.Dense(2)])
+    inputs = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype("f4")
+    shaken(model, inputs)
+    model.save(tmp_path / "m.keras")
+    with readers.open_source(tmp_path / "m.keras") as source:
+        plan = convert.plan(source, SMALL16)
+        params = plan.read("backbone")
+        assert len(plan.left_out) == 2, plan.left_out
+    with jax.default_matmul_precision("float32"):
+        found = np.asarray(bind_backbone(SMALL16, "float32", params)(inputs[..., ::-1])["block5"])
+    expected = np.asarray(backbone(inputs, training=False))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.ptp(expected) > 0
+
+
+@pytest.mark.parametrize("kind", OTHER_FUNCTION)
+def test_a_backbone_that_computes_something_else_is_refused(tmp_path, kind):
+    step, message = OTHER_FUNCTION[kind]
+    keras.backend.clear_session()
+    model = keras.Sequential([keras.Input((64, 64, 3)), backbone_of(step), layers.Flatten(), layers.Dense(2)])
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"m.{suffix}")
+        with (
+            readers.open_source(tmp_path / f"m.{suffix}") as source,
+            pytest.raises(UserError, match=f"{message}.* is no layer of a VGG backbone"),
+        ):
+            convert.plan(source, SMALL16)
+
+
+def test_pools_that_pad_are_refused(tmp_path):
+    keras.Sequential(
+        [keras.Input((72, 72, 3)), *backbone_of(lambda x, o, n: conv(o, n)(x), padding="same").layers[1:]]
+    ).save(tmp_path / "m.keras")
+    with (
+        readers.open_source(tmp_path / "m.keras") as source,
+        pytest.raises(UserError, match="MaxPooling2D block1_pool is no layer of a VGG"),
+    ):
+        convert.plan(source, SMALL16)
+
+
 def test_names_of_classes_come_from_a_list_of_any_length_or_a_file(tmp_path):
     names = tuple(f"class {i}" for i in range(1000))  # longer than a file's name may be
     assert import_model.class_names(",".join(names), None, 1000) == names
@@ -187,6 +371,11 @@ def test_names_of_classes_come_from_a_list_of_any_length_or_a_file(tmp_path):
     (tmp_path / "names.txt").write_bytes("ant\nbée\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"names\.txt can't be read as UTF-8 text"):
         import_model.class_names(str(tmp_path / "names.txt"), None, 2)
+    assert import_model.class_names("\ufeffant,bee", None, 2) == ("ant", "bee")
+    with pytest.raises(UserError, match=r"gone\.txt: there is no such file"):
+        import_model.class_names(str(tmp_path / "gone.txt"), None, 2)
+    with pytest.raises(UserError, match="names ant twice"):
+        import_model.class_names("ant,ant", None, 2)
 
 
 def test_a_branch_is_no_chain(tmp_path):
@@ -306,7 +495,7 @@ def test_an_untrained_model_tells_nothing(tmp_path):
         cv2.imwrite(str(tmp_path / "data" / "ab"[labels[i]] / f"{i}.png"), photo[..., ::-1])
     head = layers.Dense(2, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant([5.0, 0.0]))
     nested(layers.Flatten(), head).save(tmp_path / "m.keras")
-    settings = import_model.Settings(None, None, tmp_path / "data", None)
+    settings = import_model.Settings(data=tmp_path / "data")
     with readers.open_source(tmp_path / "m.keras") as source:
         plan = convert.plan(source, SMALL16)
         with pytest.raises(UserError, match="under no recipe is the model better than chance on 40 photos"):
@@ -324,7 +513,7 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     mean, std = guess.statistics(tmp_path, 64)
     np.testing.assert_allclose(mean, photos.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, photos.astype("f8").std((0, 1, 2)), rtol=1e-6)
-    head = import_model.Head(HeadSpec(2, (5,), ("average",)), {}, 64, (1,) * 3, (0,) * 3)
+    head = import_model.Head(HeadSpec(2, (5,), ("average",)), {}, 64, Inside())
     assert import_model.preparation("bgr-featurewise", 64, head, tmp_path).bgr
     with pytest.raises(UserError, match="give --data FOLDER"):
         import_model.preparation("bgr-featurewise", 64, head)
@@ -354,7 +543,7 @@ def test_labelled_photos_find_the_recipe(tmp_path, capsys):
     model.save(tmp_path / "m.h5")
     with readers.open_source(tmp_path / "m.h5") as source:
         plan = convert.plan(source, SMALL16)
-        settings = import_model.Settings(None, None, tmp_path / "data", None)
+        settings = import_model.Settings(data=tmp_path / "data")
         done = import_model.import_model(source, plan, tmp_path / "bundle", settings, tables.scores)
     assert done.recipe.name == "bgr-unit" and done.chosen.startswith("best of 12 by 24 photos of ")
     out = capsys.readouterr().out

@@ -63,6 +63,8 @@ class Reading:
     """As in inspect."""
     image_size: int | None = None
     """Side of the pictures that a whole model was trained on; unset: as the file says, or 224."""
+    logit: bool = False
+    """The one output of a whole model is a logit, positive for the second class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,14 +200,14 @@ def import_file(command: Import) -> None:
     how = f"vgg-flax train --model {found.model} --weights {shlex.quote(str(command.folder))}"
     tables.line(f"{command.folder} written. Train with it: {how}")
     if source.whole and not found.has_top:
-        tables.line("Its head was left out. --preprocess NAME or --data FOLDER imports the model whole.")
+        tables.line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
 
 
 def _import_model(command: Import, source: Source, found: Plan) -> None:
     from weights_convert import import_model, tables
 
     size = command.reading.image_size
-    settings = import_model.Settings(command.classes, command.preprocess, command.data, size)
+    settings = import_model.Settings(command.classes, command.preprocess, command.data, size, command.reading.logit)
     whole = import_model.import_model(
         source, found, command.folder, settings, tables.scores, overwrite=command.overwrite
     )
@@ -213,6 +215,8 @@ def _import_model(command: Import, source: Source, found: Plan) -> None:
     head = whole.head.spec
     layers = f"{head.pools[0]} of block 5, {len(head.hidden) + 1} dense layers"
     tables.line(f"Head: {layers}. Recipe: {whole.recipe.name}, {whole.chosen}.")
+    for note in whole.notes:
+        tables.line(note)
     how = f"vgg-flax webcam --model {shlex.quote(str(command.folder))}"
     tables.line(f"{command.folder} written. Look through it: {how}")
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vgg_flax.network.params import Params, unflatten
 from vgg_flax.network.spec import HeadSpec, Preprocessing
+from weights_convert import backbone, keras_config
 from weights_convert.mapping import LAYOUTS, NORM_PARTS, Move, check_shapes
 from weights_convert.rules import DEPTHS, DIALECTS, TOP_LAYERS, Dialect, Rule, conv_names
 from weights_convert.tensor import Source, Tensor, printable, refuse
 
 if TYPE_CHECKING:
     from vgg_flax.network.spec import BackboneSpec
+    from weights_convert.recipes import Recipe
 
-HEAD = "a head of its own"
+HEAD, FIRST = "a head of its own", "backbone/block1_conv1/kernel"
 Statistics = tuple[float, float, float]
 
 
@@ -49,6 +51,16 @@ class Plan:
     def table(self) -> Dialect:
         """The rule table that fits."""
         return DIALECTS[self.dialect]
+
+    @property
+    def bgr(self) -> bool:
+        """The first kernel in the file expects BGR."""
+        return self.moves[FIRST].flip
+
+    def prepared(self, how: Recipe) -> Plan:
+        """The same with another recipe."""
+        moves = self.moves | {FIRST: dataclasses.replace(self.moves[FIRST], flip=how.bgr)}
+        return dataclasses.replace(self, moves=moves, mean=how.preprocessing.mean, std=how.preprocessing.std)
 
     @property
     def has_top(self) -> bool:
@@ -100,11 +112,16 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
     name = best if dialect == "auto" else dialect
     if not scores[name][0] and scores[best][0]:
         _wrong_dialect(source, name, best, scores[best][0])
-    model = _recognise(source, attempts[name])
-    moves = _in_order(attempts[name], model, DIALECTS[name].bgr, source)
+    found, by = attempts[name], "name"
+    if source.whole and source.format.startswith("Keras"):  # its architecture says what is what, and is checked
+        place, by = backbone.find(keras_config.read(source.path, source.config)), "the architecture in the file"
+        found = {t: hits for t, hits in found.items() if t.startswith("top/")} | backbone.hits(source, place)
+        scores[name] = _score(found)
+    model = _recognise(source, found)
+    moves = _in_order(found, model, DIALECTS[name].bgr, source)
     check_shapes(source, moves, model, spec)
     mean, std = _statistics(source, DIALECTS[name])
-    why = _reason(source, name, scores, 2 * sum(DEPTHS[model]), told=dialect != "auto")
+    why = _reason(source, name, scores, 2 * sum(DEPTHS[model]), by, told=dialect != "auto")
     return Plan(source.path, source.format, name, model, moves, _rest(source, moves), mean, std, why)
 
 
@@ -144,9 +161,9 @@ def _wrong_dialect(source: Source, name: str, best: str, fitting: int) -> NoRetu
     refuse(source.path, f"{names}, {fitting} are as in {best}. Expected --dialect {best}, or none.")
 
 
-def _reason(source: Source, name: str, scores: dict[str, tuple[int, int]], wanted: int, *, told: bool) -> str:
+def _reason(source: Source, name: str, scores: dict[str, tuple[int, int]], wanted: int, by: str, *, told: bool) -> str:
     backbone, total = scores[name]
-    text = f"dialect {name}: {backbone} of {wanted} backbone tensors by name"
+    text = f"dialect {name}: {backbone} of {wanted} backbone tensors by {by}"
     others = {other: score for other, score in scores.items() if other != name}
     if told:
         return f"{text}; chosen by --dialect"
@@ -189,12 +206,12 @@ def _in_order(found: dict[str, list[tuple[Tensor, Rule]]], model: str, bgr: bool
     convs = conv_names(DEPTHS[model])
     targets = [f"backbone/{layer}/{part}" for layer in convs for part in ("kernel", "bias")]
     top = [f"top/{layer}/{part}" for layer in TOP_LAYERS for part in ("kernel", "bias")]
-    norms = [f"norm/{layer}/{part}" for layer in convs for part in NORM_PARTS]
+    normed = [layer for layer in convs if any(f"norm/{layer}/{part}" in found for part in NORM_PARTS)]
+    norms = [f"norm/{layer}/{part}" for layer in normed for part in NORM_PARTS]
     wanted = targets + (top if all(target in found for target in top) else [])
-    if any(target.startswith("norm/") for target in found):
-        if missing := [target for target in norms if target not in found]:
-            refuse(source.path, f"has batch norms but misses {missing[0]}. Expected four tensors for each.")
-        wanted += norms
+    if missing := [target for target in norms if target not in found]:
+        refuse(source.path, f"has batch norms but misses {missing[0]}. Expected four tensors for each.")
+    wanted += norms
     moves = {target: _move(found[target], target, bgr, source) for target in wanted}
     channels = moves[f"backbone/{convs[-1]}/bias"].shape[0]
     places = moves["top/fc1/kernel"].shape[0] // channels if "top/fc1/kernel" in moves else 1
@@ -219,7 +236,8 @@ def _move(hits: list[tuple[Tensor, Rule]], target: str, bgr: bool, source: Sourc
     if len(tensor.shape) != LAYOUTS[rule.layout].rank:
         found_shape = f"tensor {tensor.name} has shape {tensor.shape}"
         refuse(source.path, f"{found_shape}, expected {LAYOUTS[rule.layout].axes} for {target}.")
-    return Move(source.path, target, tensor, rule.layout, bgr and target == "backbone/block1_conv1/kernel")
+    flip = bgr and target == FIRST
+    return Move(source.path, target, tensor, rule.layout, flip, epsilon=rule.epsilon)
 
 
 def _statistics(source: Source, table: Dialect) -> tuple[Statistics, Statistics]:

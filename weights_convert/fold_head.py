@@ -8,18 +8,16 @@ exactly is refused by name.
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from vgg_flax.network.params import Params
 from vgg_flax.network.spec import HeadSpec, Pool
-from weights_convert.affine import CONSTANT, affine, moments, rescaling
-from weights_convert.keras_config import IDLE, Layer, chain, declared_size
-from weights_convert.recipes import Exact
-from weights_convert.rules import DEPTHS
-from weights_convert.tensor import Source, Tensor, printable, read_float32, refuse
+from weights_convert import backbone, keras_config, variables
+from weights_convert.keras_config import Layer
+from weights_convert.pixels import CONSTANT, Inside, affine, inside, moments
+from weights_convert.tensor import MAX_TENSOR_BYTES, Source, printable, refuse
 
 POOLS: dict[str, Pool] = {"Flatten": "flatten", "GlobalAveragePooling2D": "average", "GlobalMaxPooling2D": "maximum"}
 
@@ -32,16 +30,14 @@ class Head:
       spec: what it reads of block 5, and its layers.
       params: {"fc1": {"kernel", "bias"}, ..., "predictions": ...}, and {"standardize": {"mean", "std"}}.
       image_size: side of the pictures it was trained on, if the file says so.
-      scale, offset: of Rescaling and Normalization layers before the first convolution, whose input is
-        x * scale + offset; one number a channel, in the model's own colour order.
+      inside: what the model does to a picture before its first convolution.
       reads: shape in the file of the first dense kernel, if it reads the features as they are.
     """
 
     spec: HeadSpec
     params: Params
     image_size: int | None
-    scale: Exact
-    offset: Exact
+    inside: Inside
     reads: tuple[int, int] | None = None
 
     @property
@@ -50,7 +46,24 @@ class Head:
         return self.params["fc1" if self.spec.hidden else "predictions"]["kernel"].shape[0]
 
 
-def read_head(source: Source) -> Head:
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a person says about a model, where its file can't.
+
+    Attributes:
+      recipe: how pictures are prepared, so that a Lambda layer before the convolutions is what they say.
+      logit: one output without a sigmoid is the logit of the second class.
+      activations: of a head in a file without an architecture, as `--head-activations`.
+      image_size: side of its pictures.
+    """
+
+    recipe: bool = False
+    logit: bool = False
+    activations: str | None = None
+    image_size: int | None = None
+
+
+def read_head(source: Source, said: Said | None = None) -> Head:
     """The head of a whole model, whose layers the reader has put into Keras's terms.
 
     Raises:
@@ -58,47 +71,28 @@ def read_head(source: Source) -> Head:
     """
     if not source.whole:
         refuse(source.path, "says nothing of the layers behind the backbone. Expected a whole Keras or ONNX model.")
-    layers = chain(source.path, source.config)
-    convs = [i for i, layer in enumerate(layers) if layer.kind in ("Conv2D", "Convolution2D")]
-    pools = [i for i, layer in enumerate(layers) if layer.kind == "MaxPooling2D"]
-    if not convs or not pools or pools[-1] < convs[-1]:
+    graph = keras_config.read(source.path, source.config)
+    found = backbone.find(graph)
+    if not found.pooled:
         refuse(source.path, "is no VGG: expected convolutions that end in a MaxPooling2D.")
-    _check_backbone(source, layers[convs[0] : pools[-1] + 1])
-    scale, offset = rescaling(source, layers[: convs[0]])
-    builder = _Builder(source)
-    for layer in layers[pools[-1] + 1 :]:
+    said = said or Said()
+    before = inside(source, graph, found.first, said.recipe)
+    size = before.resized[0] if before.resized else graph.image_size
+    builder = _Builder(source, (said.image_size or size or 0) // 32)
+    for layer in graph.behind(found.last):
         builder.add(layer)
-    return builder.finish(declared_size(layers), scale, offset)
-
-
-def _check_backbone(source: Source, layers: list[Layer]) -> None:
-    blocks, size = [], 0
-    for layer in layers:
-        config = layer.config
-        if layer.kind == "MaxPooling2D":
-            plain = config.get("pool_size") in ([2, 2], None) and config.get("strides") in ([2, 2], None)
-            blocks.append(size)
-            size = 0
-        elif layer.kind in ("Conv2D", "Convolution2D"):
-            strides = config.get("strides", config.get("subsample", [1, 1]))
-            padding = config.get("padding", config.get("border_mode"))
-            plain = list(strides) == [1, 1] and padding == "same" and config.get("activation") == "relu"
-            plain = plain and config.get("data_format", "channels_last") in ("channels_last", None)
-            size += 1
-        else:
-            plain = layer.kind in IDLE
-        if not plain:
-            what = f"{printable(layer.kind)} {printable(layer.name)}"
-            refuse(source.path, f"{what} is no layer of a VGG backbone. Expected 3x3 'same' ReLU convolutions.")
-    if tuple(blocks) not in DEPTHS.values():
-        refuse(source.path, f"is no VGG: its blocks have {blocks} convolutions.")
+    return builder.finish(size, before, said.logit)
 
 
 class _Builder:
-    """Takes the head's layers one by one; a factor and a summand wait for the next dense layer."""
+    """Takes the head's layers one by one; a factor and a summand wait for the next dense layer.
 
-    def __init__(self, source: Source):
-        self.source = source
+    Args:
+      side: of block 5's map, 0 if unknown.
+    """
+
+    def __init__(self, source: Source, side: int):
+        self.source, self.side = source, side
         self.pool: Pool | None = None
         self.dense: list[tuple[np.ndarray, np.ndarray]] = []
         self.activation: str | None = None  # of the last dense layer; None while it has had none
@@ -109,42 +103,48 @@ class _Builder:
 
     def add(self, layer: Layer) -> None:
         """Take one layer."""
-        config = layer.config
-        if layer.kind in IDLE:
+        if layer.idle:
             return
-        if layer.kind in POOLS and not self.dense and (layer.kind == "Flatten" or self.pool is None):
-            self.pool = self.pool or POOLS[layer.kind]
+        pool = self._pool(layer)
+        if pool and not self.dense and (pool == "flatten" or self.pool is None):
+            self.pool = self.pool or pool
             if self.pool == "maximum" and self.scale is not None and self.scale.min() < 0:
                 self._unknown(layer)  # the largest would become the least
         elif layer.kind == "Dense" and self.pool:
             self._dense(layer)
-            self._activate(config.get("activation"), layer)
-        elif layer.kind == "BatchNormalization":
-            self._norm(layer)
+            self._activate(layer.config.get("activation"), layer)
         elif layer.kind == "Normalization":
             self._normalize(*moments(self.source, layer))
+        elif layer.kind == "BatchNormalization":
+            self._then(*variables.norm(self.source, layer))
         elif layer.kind in CONSTANT:
             scale, offset = affine(self.source, layer)
             self._then(scale.astype(np.float64), offset.astype(np.float64))
-        elif layer.kind in ("Activation", "ReLU", "Softmax") and self.dense:
-            named = {"ReLU": "relu", "Softmax": "softmax"}.get(layer.kind) or config.get("activation")
-            if any(config.get(key) for key in ("max_value", "negative_slope", "threshold")):
+        elif layer.kind in ("Activation", "ReLU", "Softmax"):
+            if layer.kind == "ReLU" and not backbone.is_relu(layer):
                 self._unknown(layer)
+            named = {"ReLU": "relu", "Softmax": "softmax"}.get(layer.kind) or layer.config.get("activation")
             self._activate(named, layer)
-        else:
+        elif not (self.pool and layer.kind in ("Reshape", "Squeeze", "squeeze", "reshape")):  # one value a feature
             self._unknown(layer)
 
-    def _unknown(self, layer: Layer) -> None:
+    def _pool(self, layer: Layer) -> Pool | None:
+        """How a layer reads the whole map: a pool as large as it is, or a Reshape to one row, are two more ways."""
+        config = layer.config
+        if layer.kind in ("AveragePooling2D", "MaxPooling2D"):
+            whole = self.side and config.get("pool_size") in ([self.side, self.side], self.side)
+            return POOLS[f"Global{layer.kind}"] if whole else None
+        if layer.kind == "Reshape" and not self.pool and len(config.get("target_shape", ())) == 1:
+            return "flatten"
+        return POOLS.get(layer.kind)
+
+    def _unknown(self, layer: Layer) -> NoReturn:
         known = "Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D, Dense, Dropout, BatchNormalization and Activation"
-        what = f"{printable(layer.kind)} {printable(layer.name)}"
-        refuse(self.source.path, f"{what} can't be carried over into a head of ours. Expected {known}.")
+        refuse(self.source.path, f"{layer.title} can't be carried over into a head of ours. Expected {known}.")
 
     def _dense(self, layer: Layer) -> None:
-        if self.dense and self.activation != "relu":
-            named = self.activation or "no activation"
-            refuse(self.source.path, f"{named} before {printable(layer.name)}. Expected ReLU between dense layers.")
-        kernel = self._read(layer.name, ("kernel", "W", "0"))
-        bias = self._read(layer.name, ("bias", "b", "1")) if layer.config.get("use_bias", True) else None
+        kernel, bias = (variables.read(self.source, layer, part) for part in ("kernel", "bias"))
+        assert kernel is not None
         bias = np.zeros(kernel.shape[-1], np.float32) if bias is None else bias
         if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
             refuse(self.source.path, f"layer {printable(layer.name)} has the shapes {kernel.shape} and {bias.shape}.")
@@ -165,36 +165,33 @@ class _Builder:
             bias = (bias + shift @ kernel.astype(np.float64)).astype(np.float32)
             kernel = (kernel * scale[:, None]).astype(np.float32)
             self.scale = self.shift = None
+        if self.dense and self.activation is None:  # two dense layers with nothing between are one
+            first, plus = self.dense.pop()
+            if len(first) * kernel.shape[1] * 8 > MAX_TENSOR_BYTES:
+                refuse(
+                    self.source.path, f"layer {printable(layer.name)} without a ReLU before it is too large to fold."
+                )
+            bias = (plus.astype(np.float64) @ kernel + bias).astype(np.float32)
+            kernel = (first.astype(np.float64) @ kernel).astype(np.float32)
+        elif self.dense and self.activation != "relu":
+            refuse(self.source.path, f"{self.activation} before {printable(layer.name)}. Expected ReLU.")
         self.dense.append((kernel, bias))
         self.activation = None
 
     def _activate(self, name: Any, layer: Layer) -> None:
         if isinstance(name, dict):  # Keras 3 writes some activations as objects
             name = name.get("config")
-        if name in (None, "linear"):
-            return
-        if self.activation is not None or self.scale is not None or name not in ("relu", "softmax", "sigmoid"):
+        plain = self.scale is None and (self.dense or self.standardize is None)
+        if name in (None, "linear") or (
+            name == "relu" and plain and self.activation == ("relu" if self.dense else None)
+        ):
+            return  # what is positive already stays, as block 5's maps are
+        name = {"log_softmax": "softmax"}.get(name, name)
+        known = self.dense and self.scale is None and name in ("relu", "softmax", "sigmoid")
+        if self.activation is not None or not known:
             what = f"activation {printable(name)} of {printable(layer.name)}"
             refuse(self.source.path, f"{what} can't be carried over. Expected relu, and softmax or sigmoid at the end.")
         self.activation = name
-
-    def _norm(self, layer: Layer) -> None:
-        config = layer.config
-        size = self._read(layer.name, ("moving_variance", "running_std", "3"), self._index(config, 3)).astype(
-            np.float64
-        )
-        mean = self._read(layer.name, ("moving_mean", "running_mean", "2"), self._index(config, 2))
-        gamma = self._read(layer.name, ("gamma", "0")) if config.get("scale", True) else np.ones_like(mean)
-        beta = (
-            self._read(layer.name, ("beta", "1"), self._index(config, 1))
-            if config.get("center", True)
-            else np.zeros_like(mean)
-        )
-        scale = gamma / np.sqrt(size + float(config.get("epsilon", 1e-3)))
-        shift = beta - mean * scale
-        if not np.isfinite(scale).all():
-            refuse(self.source.path, f"layer {printable(layer.name)} has negative variances.")
-        self._then(scale, shift)
 
     def _normalize(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """A Normalization: of the features as they are, it is what our heads call `standardize`."""
@@ -217,34 +214,28 @@ class _Builder:
         by, plus, *before = (np.resize(part, size) for part in parts)  # Flatten repeats the channels for every place
         self.scale, self.shift = (before[0] * by, before[1] * by + plus) if before else (by, plus)
 
-    @staticmethod
-    def _index(config: dict[str, Any], index: int) -> str | None:
-        """Keras 3 numbers the variables that are there: without gamma or beta the others move up."""
-        missing = [not config.get("scale", True), not config.get("center", True) and index > 1]
-        return str(index - sum(missing)) if any(missing) else None
-
-    def _read(self, layer: str, names: tuple[str, ...], number: str | None = None) -> np.ndarray:
-        wanted = (*names[:-1], number) if number else names
-        pattern = rf"(?:.*/)?{re.escape(layer)}/(?:.*/)?(?:{'|'.join(map(re.escape, wanted))})(?:_\d+)?"
-        found: list[Tensor] = [t for t in self.source.tensors if re.fullmatch(pattern, t.key)]
-        if len(found) != 1:
-            what = f"{len(found)} tensors called {names[0]} for layer {printable(layer)}"
-            refuse(self.source.path, f"holds {what}. Expected one.")
-        return read_float32(self.source.path, found[0])
-
-    def finish(self, image_size: int | None, scale: Exact, offset: Exact) -> Head:
+    def finish(self, image_size: int | None, inside: Inside, logit: bool) -> Head:
         """The head."""
+        path = self.source.path
         if not self.dense or self.pool is None:
-            refuse(self.source.path, "has no dense layers behind its backbone. Expected a whole classifier.")
+            refuse(path, "has no dense layers behind its backbone. Expected a whole classifier.")
         if self.scale is not None:
-            refuse(self.source.path, "ends in a batch norm, which can't be carried over.")
+            refuse(path, "ends in a batch norm, which can't be carried over.")
         kernel, bias = self.dense[-1]
+        if bias.size > 1 and self.activation not in ("softmax", None):
+            refuse(path, f"ends in {self.activation} over {bias.size} classes. Expected softmax.")
         if bias.size == 1:  # a sigmoid of z is a softmax over (0, z)
+            if self.activation not in ("sigmoid", None):
+                refuse(path, f"ends in {self.activation} over one output. Expected a sigmoid, or an output a class.")
+            if self.activation is None and not logit:
+                refuse(
+                    path,
+                    "ends in one output without a sigmoid: the logit of a class, as from_logits=True has it, or a "
+                    "number such as an age. If it is a logit: --logit. A regression is not carried over.",
+                )
             kernel = np.concatenate([np.zeros_like(kernel), kernel], 1)
             bias = np.concatenate([np.zeros_like(bias), bias])
             self.dense[-1] = (kernel, bias)
-        elif self.activation not in ("softmax", None):
-            refuse(self.source.path, f"ends in {self.activation} over {bias.size} classes. Expected softmax.")
         names = [*(f"fc{i}" for i in range(1, len(self.dense))), "predictions"]
         params = {name: {"kernel": k, "bias": b} for name, (k, b) in zip(names, self.dense, strict=True)}
         if self.standardize:
@@ -252,4 +243,4 @@ class _Builder:
         hidden = tuple(b.size for _, b in self.dense[:-1])
         standardize = self.standardize is not None
         spec = HeadSpec(self.dense[-1][1].size, (5,), (self.pool,), hidden, standardize=standardize)
-        return Head(spec, params, image_size, scale, offset, self.reads)
+        return Head(spec, params, image_size, inside, self.reads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from weights_convert import guess, optimiser, store
 from weights_convert.convert import Plan
-from weights_convert.fold_head import Head, read_head
+from weights_convert.fold_head import Head, Said, read_head
 from weights_convert.recipes import FEATUREWISE, MEANINGS, RECIPES, Recipe, recipe
-from weights_convert.tensor import Source
+from weights_convert.tensor import Source, printable
 
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
@@ -27,20 +27,28 @@ if TYPE_CHECKING:
 class Settings:
     """What the person says about a model, as `import`'s options of the same names."""
 
-    classes: str | None
-    preprocess: str | None
-    data: Path | None
-    image_size: int | None
+    classes: str | None = None
+    preprocess: str | None = None
+    data: Path | None = None
+    image_size: int | None = None
+    logit: bool = False
+    head_activations: str | None = None
+
+    @property
+    def said(self) -> Said:
+        """What they say of its layers."""
+        return Said(self.preprocess is not None, self.logit, self.head_activations, self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What an import did; `chosen` says for people why this recipe."""
+    """What an import did; `chosen` says for people why this recipe, `notes` what else they should know."""
 
     plan: Plan
     head: Head
     recipe: Recipe
     chosen: str
+    notes: tuple[str, ...] = ()
 
 
 def import_model(
@@ -52,51 +60,85 @@ def import_model(
     *,
     overwrite: bool = False,
 ) -> Imported:
-    """Write a bundle: the recipe is the one named, or the one that explains the model best on labelled photos.
+    """Write a bundle: the recipe is in the file, or the one named, or explains the model best on labelled photos.
 
     Args:
       show: called with how every recipe does, the best first, where they were tried.
 
     Raises:
-      UserError: neither is given, none of them works, or the head can't be carried over.
+      UserError: none of these, none works, or the head can't be carried over.
     """
     from vgg_flax.answers import bundle
 
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
-    backbone, head = read(source, plan)
+    backbone, head = read(source, plan, settings.said)
     classes = class_names(settings.classes, settings.data, head.spec.classes)
+    how, chosen = _choose(source, plan, backbone, head, classes, settings, show)
+    training = {"source": f"{source.path.name} ({source.format})", "recipe": how.name, "recipe_chosen": chosen}
+    whole = make_bundle(plan, backbone, head, classes, how, training)
+    with store.whole_folder(folder, store.is_ours, overwrite=overwrite) as new:
+        bundle.save(whole, new)
+    return Imported(plan.prepared(how), head, how, chosen, tuple(_notes(head, settings)))
+
+
+def _choose(
+    source: Source,
+    plan: Plan,
+    backbone: Params,
+    head: Head,
+    classes: tuple[str, ...],
+    settings: Settings,
+    show: Callable[[list[guess.Score]], object],
+) -> tuple[Recipe, str]:
+    """(recipe, why)."""
     size = settings.image_size or head.image_size or 224
+    constants = head.inside.of_input
     if settings.preprocess:
-        how, chosen = preparation(settings.preprocess, size, head, settings.data), "as given by --preprocess"
-    elif settings.data:
-        images, labels = guess.sample(settings.data, classes, size)
-        measured = guess.statistics(settings.data, size)
-        recipes = [recipe(name, size, head.scale, head.offset, measured) for name in RECIPES]
-        moments = optimiser.second_moments(source, head.reads) if head.reads else None
-        build = functools.partial(make_bundle, plan, backbone, head, classes, training={})
-        scores = guess.score(build, recipes, images, labels, moments)
-        show(scores)
-        how, chosen = _best(source.path, settings.data, scores, classes)
-    else:
+        return preparation(settings.preprocess, size, head, settings.data), "as given by --preprocess"
+    if head.inside.scales and (head.inside.colours or not settings.data):
+        order, steps = head.inside.colours or "rgb", ", ".join(map(printable, head.inside.steps))
+        known = "" if head.inside.colours else "; RGB is assumed, for photos of cv2.imread give --preprocess bgr-raw"
+        return recipe(f"{order}-raw", size, *constants), f"the model prepares pictures itself, by {steps}{known}"
+    if not settings.data:
         names = ", ".join(RECIPES)
         raise UserError(
             "a weight file does not say how its pictures were prepared, and a wrong guess gives wrong labels: "
             f"give --data FOLDER with labelled photos, or --preprocess with one of {names}."
         )
-    training = {"source": f"{source.path.name} ({source.format})", "recipe": how.name, "recipe_chosen": chosen}
-    whole = make_bundle(plan, backbone, head, classes, how, training)
-    with store.whole_folder(folder, store.is_ours, overwrite=overwrite) as new:
-        bundle.save(whole, new)
-    first = plan.moves["backbone/block1_conv1/kernel"]
-    moves = {**plan.moves, first.target: dataclasses.replace(first, flip=how.bgr)}
-    prepared = how.preprocessing
-    return Imported(dataclasses.replace(plan, moves=moves, mean=prepared.mean, std=prepared.std), head, how, chosen)
+    images, labels = guess.sample(settings.data, classes, size)
+    measured = guess.statistics(settings.data, size)
+    recipes = [recipe(name, size, *constants, measured) for name in RECIPES]
+    moments = optimiser.second_moments(source, head.reads) if head.reads else None
+    build = functools.partial(make_bundle, plan, backbone, head, classes, training={})
+    scores = guess.score(build, recipes, images, labels, moments)
+    show(scores)
+    return _best(source.path, settings.data, scores, classes, raw=head.inside.scales)
 
 
-def _best(path: Path, data: Path, scores: list[guess.Score], classes: tuple[str, ...]) -> tuple[Recipe, str]:
-    """The first recipe and why. Raises UserError where none makes the model better than chance."""
-    best, *others = scores
+def _notes(head: Head, settings: Settings) -> Iterator[str]:
+    inside = head.inside
+    for layer in inside.skipped:
+        yield f"warning: {layer} holds code and was not run: --preprocess {settings.preprocess} stands for it."
+    if settings.preprocess and inside.scales and not settings.preprocess.endswith("-raw"):
+        steps = ", ".join(map(printable, inside.steps))
+        yield f"warning: the model also prepares pictures itself, by {steps}, which expects raw pixels: rgb-raw."
+    if inside.resized:
+        size, method = inside.resized
+        yield f"The model resizes to {size} pixels ({method}); here pictures are resized by area, or cubic to enlarge."
+    if settings.image_size and head.image_size not in (None, settings.image_size):
+        yield f"warning: the file declares pictures of {head.image_size} pixels, --image-size {settings.image_size}."
+
+
+def _best(
+    path: Path, data: Path, scores: list[guess.Score], classes: tuple[str, ...], *, raw: bool
+) -> tuple[Recipe, str]:
+    """The first recipe and why. Raises UserError where none makes the model better than chance.
+
+    Args:
+      raw: the model scales pixels by itself, so that it was trained on raw ones, whatever fits a few photos better.
+    """
+    best = next(score for score in scores if not raw or score.recipe.name.endswith("-raw"))
     if not best.works:
         raise UserError(
             f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none is "
@@ -104,7 +146,9 @@ def _best(path: Path, data: Path, scores: list[guess.Score], classes: tuple[str,
             f"{', '.join(classes[:3])}, give --classes, too."
         )
     by = f"{best.photos} photos of {data}" + (" and the optimiser's state" if best.agreement else "")
-    tied = sum(score.tied for score in others)
+    tied = sum(score.tied for score in scores if score is not best)
+    if raw:
+        return best.recipe, f"raw pixels, as the model scales by itself; by {by}, {tied} others fit as well or better"
     return best.recipe, f"best of {len(scores)} by {by}, {tied} others within chance of it"
 
 
@@ -117,7 +161,9 @@ def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, .
     if text:
         # Path.is_file raises where a text is too long for a name.
         listed = _lines(Path(text)) if os.path.isfile(text) else text.split(",")  # noqa: PTH113
-        names = tuple(name.strip() for name in listed if name.strip())
+        names = tuple(stripped for name in listed if (stripped := name.strip("\ufeff \t\r\n")))
+        if len(listed) == 1 != count and Path(text).suffix in (".txt", ".csv", ".names", ".labels"):
+            raise UserError(f"--classes {text}: there is no such file. Expected a file with a name a line, or a,b,...")
     elif data:
         from vgg_flax.data.folder import open_dataset
 
@@ -126,7 +172,10 @@ def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, .
         raise UserError(
             f"the file does not name its {count} classes. Give --classes a,b,... in the order of its outputs."
         )
-    if len(names) != count or len(set(names)) != count:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"--classes names {twice} twice. Expected a name of its own for each of the {count} outputs.")
+    if len(names) != count:
         raise UserError(
             f"--classes names {len(names)} classes ({', '.join(names[:5])}), the model has {count} outputs."
         )
@@ -140,13 +189,15 @@ def _lines(file: Path) -> list[str]:
         raise UserError(f"--classes {file} can't be read as UTF-8 text ({error}). Save it as UTF-8.") from None
 
 
-def read(source: Source, plan: Plan) -> tuple[Params, Head]:
+def read(source: Source, plan: Plan, said: Said | None = None) -> tuple[Params, Head]:
     """(backbone as the file has it, in the colour order of its own input; head)."""
+    head = read_head(source, said)
     backbone = plan.read("backbone")
     first = backbone["block1_conv1"]
-    if plan.table.bgr:
-        backbone["block1_conv1"] = {**first, "kernel": np.ascontiguousarray(first["kernel"][:, :, ::-1])}
-    return backbone, read_head(source)
+    kernel = first["kernel"][:, :, ::-1] if plan.bgr else first["kernel"]
+    kernel = kernel[:, :, np.argsort(head.inside.order)]  # the model's own change of the order
+    backbone["block1_conv1"] = {**first, "kernel": np.ascontiguousarray(kernel)}
+    return backbone, head
 
 
 def make_bundle(
@@ -178,4 +229,4 @@ def preparation(name: str, image_size: int, head: Head, data: Path | None = None
         if data is None:
             raise UserError(f"--preprocess {name} needs the training photos, to measure them: give --data FOLDER.")
         measured = guess.statistics(data, image_size)
-    return recipe(name, image_size, head.scale, head.offset, measured)
+    return recipe(name, image_size, *head.inside.of_input, measured)

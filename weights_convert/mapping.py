@@ -19,7 +19,6 @@ from weights_convert.tensor import Source, Tensor, read_float32, refuse
 if TYPE_CHECKING:
     from vgg_flax.network.spec import BackboneSpec
 
-NORM_EPSILON = 1e-5  # of torch.nn.BatchNorm2d
 NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 Shape = tuple[int, ...]
 
@@ -79,6 +78,7 @@ class Move:
       flip: reverse the input channels, BGR -> RGB.
       channels: of the backbone's last block.
       norm: {part: move} of the batch norm that is folded into this convolution.
+      epsilon: of a batch norm, added to its variance.
     """
 
     path: Path
@@ -88,6 +88,7 @@ class Move:
     flip: bool = False
     channels: int = 0
     norm: dict[str, Move] = dataclasses.field(default_factory=dict)
+    epsilon: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,7 +112,7 @@ class Move:
     def _fold(self, array: np.ndarray) -> np.ndarray:
         """gamma * (conv + b - mean) / sqrt(var + eps) + beta, as one kernel and one bias; in double precision."""
         parts = {part: move.read().astype(np.float64) for part, move in self.norm.items()}
-        scale = parts["weight"] / np.sqrt(parts["running_var"] + NORM_EPSILON)
+        scale = parts["weight"] / np.sqrt(parts["running_var"] + self.norm["running_var"].epsilon)
         if not np.isfinite(scale).all():
             refuse(self.path, f"tensor {self.norm['running_var'].tensor.name} is negative. Expected variances.")
         if array.ndim == 4:

@@ -17,9 +17,9 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from vgg_flax.network.preprocess import normalize
 from vgg_flax.network.spec import BackboneSpec, ModelSpec, Preprocessing, dense_layers
-from weights_convert import convert, runtimes
+from weights_convert import convert, keras_config, runtimes
 from weights_convert.fold_head import Head, read_head
-from weights_convert.keras_config import chain, declared_size
+from weights_convert.pixels import Inside
 from weights_convert.readers import open_source
 from weights_convert.tensor import Source, refuse
 from weights_convert.types import Say
@@ -73,7 +73,7 @@ def compare(
             raise UserError(f"{path} has dense layers for pictures of {size} pixels, not {images.shape[1]}.")
         mean, std = plan.mean, plan.std
         inputs = np.asarray(normalize(images, Preprocessing(images.shape[1], mean, std)))
-        theirs = inputs[..., ::-1] if plan.table.bgr else inputs
+        theirs = inputs[..., ::-1] if plan.bgr else inputs
         runner = runtimes.choose(source, plan)
         prepares = source.whole and (head is not None or source.format.startswith("Keras"))
         expected = _ours(plan, backbone, head, theirs)
@@ -97,14 +97,14 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 def _head(source: Source, plan: convert.Plan) -> Head | None:
     """The dense layers of the file: the original top, or a whole model's own."""
     if source.whole:
-        layers = chain(source.path, source.config)
+        layers = keras_config.read(source.path, source.config).layers
         return read_head(source) if any(layer.kind == "Dense" for layer in layers) else None
-    return Head(plan.top, plan.read("top"), None, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)) if plan.top else None
+    return Head(plan.top, plan.read("top"), None, Inside()) if plan.top else None
 
 
 def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:
     """Side of the pictures to compare on: what the file declares, or what its dense layers were made for."""
-    declared = declared_size(chain(source.path, source.config)) if source.whole else None
+    declared = keras_config.read(source.path, source.config).image_size if source.whole else None
     if declared and not 32 <= declared <= MAX_SIDE:
         refuse(source.path, f"takes pictures of {declared} pixels. Expected 32 to {MAX_SIDE}.")
     if declared or head is None or not head.spec.flat:
@@ -119,8 +119,10 @@ def _ours(plan: convert.Plan, backbone: Params, head: Head | None, inputs: np.nd
     from vgg_flax.network.model import bind_backbone, bind_head, read_blocks
 
     if head:
-        inputs = inputs * np.asarray(head.scale, np.float32) + np.asarray(head.offset, np.float32)
-    inputs = inputs[..., ::-1] if plan.table.bgr else inputs
+        inside = head.inside
+        scale, offset = (np.asarray(values, np.float32) for values in (inside.scale, inside.offset))
+        inputs = inputs[..., inside.order] * scale + offset
+    inputs = inputs[..., ::-1] if plan.bgr else inputs
     spec = BackboneSpec(plan.model, plan.blocks)
     with jax.default_matmul_precision("float32"):
         blocks = jax.jit(lambda params, x: bind_backbone(spec, "float32", params)(x))(backbone, inputs)

@@ -25,11 +25,12 @@ TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # (0.485, 0.456, 0
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one kind of tensor goes."""
+    """Where one kind of tensor goes; `epsilon` is that of a batch norm that is folded, torch's if nothing says more."""
 
     pattern: str
     target: str
     layout: str
+    epsilon: float = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vgg_flax.errors import UserError
+from weights_convert import keras_config
 from weights_convert.convert import Plan
-from weights_convert.keras_config import IDLE, chain
 from weights_convert.rules import TORCH
 from weights_convert.tensor import KERAS_3, Source, printable
 
@@ -30,10 +30,9 @@ def choose(source: Source, plan: Plan) -> Runner:
     """The runner for a file. Raises UserError when nothing here runs such files."""
     files = source.format.startswith("Keras") and source.path.suffix in (".h5", ".hdf5", ".keras")
     if files and source.whole:
-        for layer in chain(source.path, source.config):
-            if layer.kind not in PLAIN | IDLE:
-                what = f"{printable(layer.kind)} {printable(layer.name)}"
-                raise UserError(f"{source.path} has a {what}, and is not built. Expected plain layers.")
+        for layer in keras_config.read(source.path, source.config).layers:
+            if layer.kind not in PLAIN and not layer.idle:
+                raise UserError(f"{source.path} has a {layer.title}, and is not built. Expected plain layers.")
         return keras_model
     if source.format == KERAS_3 and not source.path.name.endswith(".weights.h5"):
         raise UserError(f"{source.path} holds {KERAS_3}, which Keras loads only from a name that ends so. Rename it.")
@@ -54,7 +53,7 @@ def published(plan: Plan, images: np.ndarray) -> np.ndarray:
         return ((scaled - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])).numpy()
     keras = _keras()
     prepared = keras.applications.vgg16.preprocess_input(images.astype(np.float32))
-    return prepared if plan.table.bgr else prepared[..., ::-1]
+    return prepared if plan.bgr else prepared[..., ::-1]
 
 
 def _import(name: str, title: str, package: str) -> Any:
@@ -117,7 +116,7 @@ def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict
 
 
 def _walk(keras: Any, model: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Every layer on the output of the one before; a chain, as `keras_config.chain` has checked."""
+    """Every layer on the output of the one before; a chain, as `keras_config.Graph.behind` has checked."""
     import jax
 
     found: dict[str, np.ndarray] = {}

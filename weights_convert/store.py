@@ -42,7 +42,7 @@ def load(folder: Path, spec: BackboneSpec) -> Weights:
 
 def is_ours(names: set[str]) -> bool:
     """Whether a folder with these files, and nothing else, may be replaced: an earlier import, or an empty one."""
-    return names <= {bundle.ARRAYS, bundle.RECORD}
+    return names in (set(), {bundle.ARRAYS, bundle.RECORD})  # model.json alone may be somebody else's
 
 
 @contextlib.contextmanager

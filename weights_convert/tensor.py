@@ -65,6 +65,7 @@ class Source:
       left_out: (name, reason) of arrays that belong to no model, such as an optimiser's state.
       config: the architecture in Keras's terms, or what else the file says of itself; plain data.
       optimiser: the matrices among an optimiser's state.
+      by_place: layers have no names in it; they are numbered by class, in the order of the model.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Source:
     left_out: tuple[tuple[str, str], ...] = ()
     config: Any = None
     optimiser: tuple[Tensor, ...] = ()
+    by_place: bool = False
 
     @property
     def whole(self) -> bool:

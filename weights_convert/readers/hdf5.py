@@ -131,7 +131,9 @@ def _keras3(path: Path, file: Any, datasets: dict[str, h5py.Dataset]) -> Source:
     tensors = [_tensor(path, name, _keras3_key(file, name), datasets[name]) for name in names if not _is_state(name)]
     spare = tuple((printable(name), OPTIMISER) for name in names if _is_state(name))
     dialects = ("keras", "keras-numbered")
-    return Source(path, KERAS_3, dialects, unique(path, tensors), spare, None, _state(path, datasets))
+    named = any("name" in file[name.rpartition("/")[0]].attrs for name in names)
+    state = _state(path, datasets)
+    return Source(path, KERAS_3, dialects, unique(path, tensors), spare, None, state, by_place=not named)
 
 
 def _is_state(full: str) -> bool:

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from weights_convert.readers import onnx_tensor
-from weights_convert.readers.onnx_head import Part, Use, backbone_layers, input_layer
+from weights_convert.readers.onnx_head import Part, Use, backbone_layers, input_layer, keras_entry, keras_tensor
 from weights_convert.rules import DEPTHS
 from weights_convert.tensor import MAX_TENSORS, Source, printable, refuse, unique
 
@@ -47,14 +47,16 @@ def describe(path: Path, model: onnx.ModelProto) -> Source:
     keys = graph.keys()
     tensors, spare = [], []
     for name, proto in graph.constants.items():
-        if name in keys or proto.data_type in onnx_tensor.DTYPES:
+        if name in graph.inside:
+            spare.append((printable(name), "of what the model does to a picture first"))
+        elif name in keys or proto.data_type in onnx_tensor.DTYPES:
             tensors.append(onnx_tensor.describe(path, name, proto, keys.get(name)))
         else:
             spare.append((printable(name), "constant of the graph, no weight"))
     tensors.sort(key=lambda tensor: graph.order.get(tensor.key, len(graph.order)))
     producer = printable(f"{model.producer_name} {model.producer_version}".strip() or "an unnamed tool")
     dialect = "onnx-torch" if "torch" in model.producer_name.lower() else "onnx-keras"
-    config: dict[str, Any] = {"class_name": "Sequential", "config": graph.layers}
+    config: dict[str, Any] = {"class_name": "Functional", "config": {"layers": graph.layers}}
     if model.producer_name == "vgg_flax":
         dialect = "onnx-vgg_flax"
         config |= _statistics(model)
@@ -87,6 +89,7 @@ class Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(i)
         self.order: dict[str, int] = {}
+        self.inside: set[str] = set()  # constants that are applied to the picture
         self.layers = [input_layer(graph, self.constants)]
 
     def _constants(self, graph: onnx.GraphProto) -> dict[str, TensorProto]:
@@ -127,27 +130,54 @@ class Graph:
         self._check_chain(between)
         blocks = self._check_blocks(pools)
         channels = next(iter(self.constants[self.nodes[convs[-1]].input[1]].dims), 0)
-        before, behind = (Part(self.constants, title, channels) for title in ("input", "head"))
-        for node in self._before(convs[0]):
-            before.add(node)
+        behind = Part(self.constants, "head", channels)
         for node in self._behind(end):
             behind.add(node)
-        self.layers += before.layers + backbone_layers(blocks) + behind.layers
-        used = before.used | behind.used
+        self.layers += self._before(convs[0])
+        for layer in backbone_layers(blocks) + behind.layers:
+            before = self.layers[-1]["config"]["name"]
+            config = dict(layer["config"])
+            self.layers.append(keras_entry(layer["class_name"], config.pop("name"), config, [keras_tensor(before)]))
+        used = behind.used
         for name, use in used.items():
             self._take(keys, name, use.key)
         shapes = {name: tuple(self.constants[name].dims) for name in keys}
         return {name: used.get(name) or Use(key, shapes[name], lambda array: array) for name, key in keys.items()}
 
-    def _before(self, i: int) -> list[onnx.NodeProto]:
-        """The operators between the graph's input and node i, in order."""
-        makers = {node.output[0]: node for node in self.nodes if node.output}
-        found: list[onnx.NodeProto] = []
-        name = self.nodes[i].input[0]
-        while name in makers and len(found) <= MAX_CHAIN:
-            found.append(makers[name])
-            name = next((entry for entry in makers[name].input if entry not in self.constants), "")
-        return found[::-1]
+    def _before(self, end: int) -> list[dict[str, Any]]:
+        """The operators between the graph's input and node `end`, as `pixels` reads them."""
+        makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        needed: set[int] = set()
+        stack = [end]
+        while stack and len(needed) <= MAX_CHAIN:
+            entries = [name for name in self.nodes[stack.pop()].input if name not in self.constants]
+            makes = {makers[name] for name in entries if name in makers} - needed
+            needed |= makes
+            stack += makes
+        outputs = {name: (f"input_{i}", k) for i in needed for k, name in enumerate(self.nodes[i].output)}
+        found = []
+        for i in sorted(needed):
+            node = self.nodes[i]
+            args = [self._argument(name, outputs) for name in node.input if name]
+            facts: dict[str, Any] = {a.name: list(a.ints) or a.i for a in node.attribute if a.type in (a.INT, a.INTS)}
+            facts["dtype"] = "int" if node.op_type == "Cast" and facts.get("to") not in onnx_tensor.DTYPES else "float"
+            if node.op_type in ("Gather", "Split"):
+                facts.setdefault("axis", 0)
+            if node.op_type == "Resize":
+                facts["interpolation"] = next((a.s.decode() for a in node.attribute if a.name == "mode"), "nearest")
+                if isinstance(sizes := args[-1], list) and len(sizes) == 4:
+                    facts["size"] = sizes[1:3] if sizes[3] == 3 else sizes[2:]
+                args = args[:1]
+            found.append(keras_entry(node.op_type, f"input_{i}", facts, args))
+        first = outputs.get(self.nodes[end].input[0], ("images", 0))
+        return [*found, keras_entry("Identity", "pixels", {}, [keras_tensor(*first)])]
+
+    def _argument(self, name: str, outputs: dict[str, tuple[str, int]]) -> Any:
+        """What an operator reads: another's output, the picture, or a constant as numbers."""
+        if name in self.constants:
+            self.inside.add(name)
+            return onnx_tensor.small(self.path, name, self.constants[name])
+        return keras_tensor(*outputs.get(name, ("images", 0)))
 
     def _behind(self, i: int) -> list[onnx.NodeProto]:
         """The operators behind node i, in order, up to the first fork; computing a shape is none of them."""
@@ -172,7 +202,7 @@ class Graph:
         self.order[key] = len(self.order)
 
     def _check_conv(self, k: int, node: onnx.NodeProto) -> None:
-        facts = {a.name: list(a.ints) for a in node.attribute if a.ints}
+        facts: dict[str, Any] = {a.name: list(a.ints) for a in node.attribute if a.ints}
         padding = next((a.s for a in node.attribute if a.name == "auto_pad"), b"NOTSET")
         same = facts.get("pads", [1 if padding.startswith(b"SAME") else 0] * 4) == [1] * 4
         plain = facts.get("strides", [1, 1]) == [1, 1] and facts.get("dilations", [1, 1]) == [1, 1]
@@ -204,7 +234,7 @@ class Graph:
             i = readers[0]
 
     def _check_pool(self, node: onnx.NodeProto) -> None:
-        facts = {a.name: list(a.ints) for a in node.attribute if a.ints}
+        facts: dict[str, Any] = {a.name: list(a.ints) for a in node.attribute if a.ints}
         if facts.get("kernel_shape") != [2, 2] or facts.get("strides") != [2, 2] or any(facts.get("pads", [])):
             refuse(self.path, f"max-pool {printable(node.name)} is no 2x2 pool of stride 2, as VGG's are.")
 

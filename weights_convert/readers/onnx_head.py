@@ -20,7 +20,7 @@ from weights_convert.tensor import printable
 
 POOLS = {"GlobalAveragePool": "GlobalAveragePooling2D", "ReduceMean": "GlobalAveragePooling2D"}
 POOLS |= {"GlobalMaxPool": "GlobalMaxPooling2D", "ReduceMax": "GlobalMaxPooling2D"}
-ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "Sigmoid": "sigmoid"}
+ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 IDLE = {"Identity", "Dropout", "Cast", "Squeeze"}
 AFFINE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "Mul": ("scale", lambda x: x),
@@ -154,6 +154,19 @@ def input_layer(graph: onnx.GraphProto, constants: dict[str, Any]) -> dict[str, 
     """The picture's declared size as Keras's InputLayer, `[None, height, width, 3]`."""
     entry = next((one for one in graph.input if one.name not in constants), None)
     dims = [dim.dim_value or None for dim in entry.type.tensor_type.shape.dim] if entry else []
-    if len(dims) == 4 and dims[1] == 3:
+    first = len(dims) == 4 and dims[1] == 3
+    if first:
         dims = [dims[0], dims[2], dims[3], dims[1]]
-    return {"class_name": "InputLayer", "config": {"name": "images", "batch_shape": dims}}
+    config = {"batch_shape": dims, "layout": "nchw" if first else "nhwc"}
+    return keras_entry("InputLayer", "images", config, [])
+
+
+def keras_entry(kind: str, name: str, config: dict[str, Any], args: list[Any]) -> dict[str, Any]:
+    """A layer as Keras 3 writes it."""
+    nodes = [{"args": args, "kwargs": {}}] if args else []
+    return {"class_name": kind, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
+
+
+def keras_tensor(name: str, output: int = 0) -> dict[str, Any]:
+    """What a layer reads of another, as Keras 3 writes it."""
+    return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, output]}}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from weights_convert.readers.onnx_head import Use
 from weights_convert.tensor import Tensor, checked_shape, decode, printable, refuse
@@ -18,6 +21,7 @@ DTYPES: dict[int, str] = {
     TensorProto.BFLOAT16: "bfloat16",
     TensorProto.DOUBLE: "float64",
 }
+MAX_SMALL = 4096
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
 
@@ -51,6 +55,17 @@ def read(path: Path, name: str, proto: TensorProto) -> np.ndarray:
     if proto.float_data and not proto.raw_data and dtype == "float32":
         return decode(path, name, np.asarray(proto.float_data, "<f4").tobytes(), dtype, shape)
     return decode(path, name, proto.raw_data, dtype, shape)
+
+
+def small(path: Path, name: str, proto: TensorProto) -> Any:
+    """A constant of few numbers as nested lists. Raises WeightFileError for a large one, or a damaged one."""
+    name = printable(name)
+    if math.prod(checked_shape(path, name, proto.dims)) <= MAX_SMALL:
+        if proto.data_type in DTYPES:
+            return read(path, name, proto).astype(np.float64).tolist()
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return numpy_helper.to_array(proto).tolist()
+    refuse(path, f"tensor {name} is applied to the picture. Expected at most {MAX_SMALL:,} plain numbers.")
 
 
 def bring_in(path: Path, proto: TensorProto) -> None:

@@ -1,0 +1,156 @@
+"""The convolutions of a whole Keras model, found by following its layers: only what computes what a VGG computes.
+
+A batch norm between a convolution and its ReLU is folded into the convolution, a ReLU may be a layer of its own, and
+ZeroPadding2D before a 'valid' convolution is 'same' padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from weights_convert import variables
+from weights_convert.keras_config import CONVS, Graph, Layer
+from weights_convert.rules import DEPTHS, Rule, conv_names
+from weights_convert.tensor import Source, Tensor, refuse
+
+Hits = dict[str, list[tuple[Tensor, Rule]]]
+EXPECTED = "Expected VGG's: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools"
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """Where the layers are.
+
+    Attributes:
+      convs: (convolution, its batch norm or None), in order.
+      blocks: convolutions of each block.
+      first, last: places in the graph of the first convolution and of what the head reads.
+      pooled: it ends in a max-pool, as VGG does.
+    """
+
+    convs: list[tuple[Layer, Layer | None]]
+    blocks: tuple[int, ...]
+    first: int
+    last: int
+    pooled: bool
+
+
+def find(graph: Graph) -> Backbone:
+    """Follow the layers. Raises WeightFileError, naming the layer that no VGG has."""
+    first = next((i for i, layer in enumerate(graph.layers) if layer.kind in CONVS), None)
+    if first is None:
+        refuse(graph.path, "has no convolutions. Expected the 13 of VGG16 or the 16 of VGG19.")
+    walk, i = _Walk(graph), first
+    walk.padded = any(_pads(graph.layers[ref.layer]) for ref in graph.layers[first].reads)
+    while True:
+        walk.step(graph.layers[i])
+        if walk.pools == 5:
+            break
+        nexts = graph.readers(i)
+        fits = [k for k in nexts if walk.fits(graph.layers[k])]
+        if walk.blocks in DEPTHS.values() and not walk.linear and not fits:
+            break
+        if len(fits) != 1:
+            layer = graph.layers[(fits or nexts or [i])[0]]
+            refuse(graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
+        i = fits[0]
+    if walk.blocks not in DEPTHS.values():
+        refuse(graph.path, f"is no VGG: its blocks have {list(walk.blocks)} convolutions.")
+    return Backbone(walk.convs, walk.blocks, first, i, walk.pools == 5)
+
+
+class _Walk:
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.convs: list[tuple[Layer, Layer | None]] = []
+        self.sizes = [0]
+        self.pools = 0
+        self.linear = self.padded = False  # a ReLU is still to come; the next convolution is padded already
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return tuple(size for size in self.sizes if size)
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether a VGG may go on so."""
+        kinds = (*CONVS, "MaxPooling2D", "BatchNormalization", "Activation", "ReLU", "ZeroPadding2D")
+        return layer.idle or layer.kind in kinds
+
+    def step(self, layer: Layer) -> None:
+        """Take one layer."""
+        config, kind = layer.config, layer.kind
+        if kind in CONVS:
+            plain = not self.linear and self._plain(config)
+            self.convs.append((layer, None))
+            self.sizes[-1] += 1
+            self.linear, self.padded = config.get("activation") in (None, "linear"), False
+        elif kind == "MaxPooling2D":
+            two = all(config.get(key) in ([2, 2], 2, None) for key in ("pool_size", "strides"))
+            even = (self.graph.image_size or 1) % 32 == 0  # or else 'same' pads
+            plain = two and not self.linear and (even or config.get("padding", "valid") == "valid")
+            self.sizes.append(0)
+            self.pools += 1
+        elif kind == "BatchNormalization":
+            conv, norm = self.convs[-1]
+            plain = self.linear and norm is None and config.get("axis", -1) in (-1, 3, [3])
+            self.convs[-1] = conv, layer
+        elif kind in ("Activation", "ReLU"):
+            plain, self.linear = is_relu(layer), False
+        else:
+            plain = layer.idle or _pads(layer)
+            self.padded = self.padded or not layer.idle
+        if not plain:
+            refuse(self.graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
+
+    def _plain(self, config: dict[str, Any]) -> bool:
+        strides = config.get("strides", config.get("subsample", [1, 1]))
+        padding = config.get("padding", config.get("border_mode"))
+        return (
+            list(strides) == [1, 1]
+            and padding == ("valid" if self.padded else "same")
+            and _activation(config) in ("relu", "linear", None)
+            and config.get("data_format") in ("channels_last", None)
+            and config.get("dilation_rate", [1, 1]) in ([1, 1], 1)
+            and config.get("groups", 1) == 1
+        )
+
+
+def _pads(layer: Layer) -> bool:
+    return layer.kind == "ZeroPadding2D" and layer.config.get("padding") in ([[1, 1], [1, 1]], [1, 1], 1)
+
+
+def _activation(config: dict[str, Any]) -> Any:
+    name = config.get("activation")
+    return name.get("config") if isinstance(name, dict) else name  # Keras 3 writes some as objects
+
+
+def is_relu(layer: Layer) -> bool:
+    """A plain ReLU as a layer of its own."""
+    changed = any(layer.config.get(key) for key in ("max_value", "negative_slope", "threshold"))
+    return not changed and (layer.kind == "ReLU" or _activation(layer.config) == "relu")
+
+
+def hits(source: Source, found: Backbone) -> Hits:
+    """{target: its tensor}, as a rule table finds them by name; zeros or ones for a part that a layer lacks."""
+    result: Hits = {}
+    for name, (conv, norm) in zip(conv_names(found.blocks), found.convs, strict=True):
+        kernel = variables.find(source, conv, "kernel")
+        assert kernel is not None
+        width = kernel.shape[-1:]
+        bias = variables.find(source, conv, "bias") or constant(f"{conv.name}, without a bias", width, 0)
+        result[f"backbone/{name}/kernel"] = [(kernel, Rule("", "", "hwio"))]
+        result[f"backbone/{name}/bias"] = [(bias, Rule("", "", "bias"))]
+        for part, own in variables.NORM.items() if norm else ():
+            assert norm is not None
+            tensor = variables.find(source, norm, own) or constant(f"{norm.name}, without {own}", width, own == "gamma")
+            rule = Rule("", "", "bias", float(norm.config.get("epsilon", 1e-3)))
+            result[f"norm/{name}/{part}"] = [(tensor, rule)]
+    return result
+
+
+def constant(name: str, shape: tuple[int, ...], value: float) -> Tensor:
+    """A parameter that the file has no tensor for."""
+    return Tensor(f"({name})", name, shape, "float32", lambda: np.full(shape, value, np.float32))
