@@ -157,7 +157,10 @@ def test_auto_says_why(small, tmp_path, capsys):
             "top.safetensors",
             "dialect timm: 26 of 26 backbone tensors by name; next best torchvision: 26, and 0 others against 6.",
         ),
-        ("m.onnx", "dialect onnx-keras: 26 of 26 backbone tensors by name; the only one for ONNX by tf2onnx."),
+        (
+            "m.onnx",
+            "dialect onnx-keras: 26 of 26 backbone tensors by its layers; the only one for ONNX by tf2onnx.",
+        ),
     ):
         main(["inspect", str(tmp_path / name)])
         assert line in capsys.readouterr().out.splitlines()
@@ -168,7 +171,9 @@ def test_a_dialect_that_is_asked_for_decides_colours_and_statistics(small, tmp_p
     onnx.save(vgg_graph(SMALL16, arrays, producer="an unknown tool"), tmp_path / "m.onnx")
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "guessed")])
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "told"), "--dialect", "onnx-torch"])
-    assert "dialect onnx-torch: 26 of 26 backbone tensors by name; chosen by --dialect." in capsys.readouterr().out
+    assert (
+        "dialect onnx-torch: 26 of 26 backbone tensors by its layers; chosen by --dialect." in capsys.readouterr().out
+    )
     guessed, told = (load(tmp_path / name, SMALL16) for name in ("guessed", "told"))
     kernel = arrays["block1_conv1"][0]
     np.testing.assert_array_equal(guessed.backbone["block1_conv1"]["kernel"], kernel[:, :, ::-1])

@@ -58,7 +58,8 @@ def find(graph: Graph) -> Backbone:
             refuse(graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
         i = fits[0]
     if walk.blocks not in DEPTHS.values():
-        refuse(graph.path, f"is no VGG: its blocks have {list(walk.blocks)} convolutions.")
+        has = ", ".join(map(str, walk.blocks))
+        refuse(graph.path, f"is no VGG: its blocks have {has} convolutions. Expected 2, 2, 3, 3, 3, or VGG19's.")
     return Backbone(walk.convs, walk.blocks, first, i, walk.pools == 5)
 
 

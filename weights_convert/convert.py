@@ -110,11 +110,11 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
     scores = {name: _score(found) for name, found in attempts.items()}
     best = max(scores, key=lambda name: scores[name])
     name = best if dialect == "auto" else dialect
-    if not scores[name][0] and scores[best][0]:
+    if not scores[name][0] and (scores[best][0] or (source.whole and name[:4] != best[:4])):
         _wrong_dialect(source, name, best, scores[best][0])
     found, by = attempts[name], "name"
-    if source.whole and source.format.startswith("Keras"):  # its architecture says what is what, and is checked
-        place, by = backbone.find(keras_config.read(source.path, source.config)), "the architecture in the file"
+    if source.whole:  # its architecture says what is what, and is checked
+        place, by = backbone.find(keras_config.read(source.path, source.config)), "its layers"
         found = {t: hits for t, hits in found.items() if t.startswith("top/")} | backbone.hits(source, place)
         scores[name] = _score(found)
     model = _recognise(source, found)

@@ -59,13 +59,6 @@ _NUMBERED = r"(?:.*/)?conv(?:olution)?2d(?:_(?P<index>\d+))?"
 _TOP = r"(?:.*/)?(?P<layer>fc1|fc2|predictions)(?:_\d+)?"
 
 KERAS_TOP = (Rule(_TOP + _KERNEL, "top/{layer}/kernel", "in_out"), Rule(_TOP + _BIAS, "top/{layer}/bias", "bias"))
-ONNX_CONVS = (
-    Rule(r"conv/(?P<index>\d+)/weight", "backbone/{conv_layer}/kernel", "oihw"),
-    *(
-        Rule(r"conv/(?P<index>\d+)/bias", "backbone/{conv_layer}/bias", layout)
-        for layout in ("bias", "bias_chw", "bias_nchw")  # the last two where the bias is an Add of its own
-    ),
-)
 # A batch norm between a convolution and its ReLU is folded into the convolution.
 TORCH_CONVS = (
     Rule(r"conv/features\.(?P<index>\d+)/weight", "backbone/{conv_layer}/kernel", "oihw"),
@@ -153,10 +146,10 @@ DIALECTS = {
             Rule(r"(?P<path>(?:backbone|top)/\w+/bias)", "{path}", "bias"),
         ),
     ),
-    "onnx-keras": Dialect("ONNX of a Keras model (tf2onnx, keras2onnx)", True, *CAFFE, ONNX_CONVS),
+    "onnx-keras": Dialect("ONNX of a Keras model (tf2onnx, keras2onnx)", True, *CAFFE, ()),
     # Statistics: where the file's own metadata say nothing, which `export` never leaves out.
-    "onnx-vgg_flax": Dialect("ONNX that `export` wrote, preprocessing inside", False, *CAFFE, ONNX_CONVS),
-    "onnx-torch": Dialect("ONNX of a torchvision model (torch.onnx)", False, *TORCH, ONNX_CONVS),
+    "onnx-vgg_flax": Dialect("ONNX that `export` wrote, preprocessing inside", False, *CAFFE, ()),
+    "onnx-torch": Dialect("ONNX of a torchvision model (torch.onnx)", False, *TORCH, ()),
 }
 
 

@@ -7,7 +7,6 @@ MaxPool followed by Gemm or MatMul. Source: the ONNX operator documents; graph n
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from weights_convert.readers import onnx_tensor
-from weights_convert.readers.onnx_head import Part, Use, backbone_layers, input_layer, keras_entry, keras_tensor
-from weights_convert.rules import DEPTHS
+from weights_convert.readers.onnx_head import Part, Use, input_layer, keras_entry, keras_tensor
 from weights_convert.tensor import MAX_TENSORS, Source, printable, refuse, unique
 
 MAX_CHAIN = 1000  # operators
@@ -53,7 +51,8 @@ def describe(path: Path, model: onnx.ModelProto) -> Source:
             tensors.append(onnx_tensor.describe(path, name, proto, keys.get(name)))
         else:
             spare.append((printable(name), "constant of the graph, no weight"))
-    tensors.sort(key=lambda tensor: graph.order.get(tensor.key, len(graph.order)))
+    order = {use.key: i for i, use in enumerate(keys.values())}
+    tensors.sort(key=lambda tensor: order.get(tensor.key, len(order)))
     producer = printable(f"{model.producer_name} {model.producer_version}".strip() or "an unnamed tool")
     dialect = "onnx-torch" if "torch" in model.producer_name.lower() else "onnx-keras"
     config: dict[str, Any] = {"class_name": "Functional", "config": {"layers": graph.layers}}
@@ -88,7 +87,6 @@ class Graph:
         for i, node in enumerate(self.nodes):
             for name in node.input:
                 self.readers.setdefault(name, []).append(i)
-        self.order: dict[str, int] = {}
         self.inside: set[str] = set()  # constants that are applied to the picture
         self.layers = [input_layer(graph, self.constants)]
 
@@ -109,40 +107,18 @@ class Graph:
         return found
 
     def keys(self) -> dict[str, Use]:
-        """{constant's name: what it becomes}; the convolutions must be a VGG's. Fills `layers`."""
-        convs = [i for i, node in enumerate(self.nodes) if node.op_type == "Conv"]
-        if not convs:
+        """{constant's name: what it becomes}. Fills `layers`."""
+        first = next((i for i, node in enumerate(self.nodes) if node.op_type == "Conv"), None)
+        if first is None:
             refuse(self.path, "has no convolutions in its graph. Expected the 13 of VGG16 or the 16 of VGG19.")
-        keys: dict[str, str] = {}
-        pools, between = [], []
-        end = convs[0]
-        for k, i in enumerate(convs):
-            node = self.nodes[i]
-            self._check_conv(k, node)
-            self._take(keys, node.input[1], f"conv/{k}/weight")
-            if len(node.input) > 2 and node.input[2]:
-                self._take(keys, node.input[2], f"conv/{k}/bias")
-            ops, bias, end = self._until_next(i)
-            if bias:
-                self._take(keys, bias, f"conv/{k}/bias")
-            between.append(ops)
-            pools.append("MaxPool" in ops)
-        self._check_chain(between)
-        blocks = self._check_blocks(pools)
-        channels = next(iter(self.constants[self.nodes[convs[-1]].input[1]].dims), 0)
-        behind = Part(self.constants, "head", channels)
-        for node in self._behind(end):
-            behind.add(node)
-        self.layers += self._before(convs[0])
-        for layer in backbone_layers(blocks) + behind.layers:
-            before = self.layers[-1]["config"]["name"]
-            config = dict(layer["config"])
+        self.layers += self._before(first)
+        part = Part(self.path, self.constants)
+        for node in (self.nodes[first], *self._behind(first)):
+            part.add(node)
+        for layer in part.layers:
+            before, config = self.layers[-1]["name"], dict(layer["config"])
             self.layers.append(keras_entry(layer["class_name"], config.pop("name"), config, [keras_tensor(before)]))
-        used = behind.used
-        for name, use in used.items():
-            self._take(keys, name, use.key)
-        shapes = {name: tuple(self.constants[name].dims) for name in keys}
-        return {name: used.get(name) or Use(key, shapes[name], lambda array: array) for name, key in keys.items()}
+        return part.used
 
     def _before(self, end: int) -> list[dict[str, Any]]:
         """The operators between the graph's input and node `end`, as `pixels` reads them."""
@@ -190,66 +166,3 @@ class Graph:
             found.append(readers[0])
             i = next(k for k in self.readers[self.nodes[i].output[0]] if self.nodes[k] is readers[0])
         return found
-
-    def _take(self, keys: dict[str, str], name: str, key: str) -> None:
-        if name not in self.constants:
-            refuse(self.path, f"the graph computes {key} ({printable(name)}) instead of storing it. Is it quantised?")
-        if name in keys:
-            refuse(
-                self.path, f"tensor {printable(name)} serves two layers. Expected each of VGG's layers to have its own."
-            )
-        keys[name] = key
-        self.order[key] = len(self.order)
-
-    def _check_conv(self, k: int, node: onnx.NodeProto) -> None:
-        facts: dict[str, Any] = {a.name: list(a.ints) for a in node.attribute if a.ints}
-        padding = next((a.s for a in node.attribute if a.name == "auto_pad"), b"NOTSET")
-        same = facts.get("pads", [1 if padding.startswith(b"SAME") else 0] * 4) == [1] * 4
-        plain = facts.get("strides", [1, 1]) == [1, 1] and facts.get("dilations", [1, 1]) == [1, 1]
-        group = next((a.i for a in node.attribute if a.name == "group"), 1)
-        if len(node.input) < 2 or not (same and plain and group == 1):
-            refuse(
-                self.path, f"convolution {k + 1} is no plain 3x3 convolution of VGG (pads, strides or groups differ)."
-            )
-
-    def _until_next(self, i: int) -> tuple[list[str], str | None, int]:
-        """Operators after node i up to the next Conv, MaxPool or fork; the constant added as a bias; the last node."""
-        ops: list[str] = []
-        bias = None
-        while True:
-            readers = self.readers.get(self.nodes[i].output[0], [])
-            if len(readers) != 1 or len(ops) > 8:
-                return ops, bias, i
-            node = self.nodes[readers[0]]
-            if node.op_type == "Conv":
-                return ops, bias, i
-            constant = next((name for name in node.input if name in self.constants), None)
-            if node.op_type == "Add" and not ops and bias is None and constant:
-                bias = constant
-            else:
-                ops.append(node.op_type)
-                if node.op_type == "MaxPool":
-                    self._check_pool(node)
-                    return ops, bias, readers[0]
-            i = readers[0]
-
-    def _check_pool(self, node: onnx.NodeProto) -> None:
-        facts: dict[str, Any] = {a.name: list(a.ints) for a in node.attribute if a.ints}
-        if facts.get("kernel_shape") != [2, 2] or facts.get("strides") != [2, 2] or any(facts.get("pads", [])):
-            refuse(self.path, f"max-pool {printable(node.name)} is no 2x2 pool of stride 2, as VGG's are.")
-
-    def _check_chain(self, between: list[list[str]]) -> None:
-        for k, ops in enumerate(between):
-            if ops not in (["Relu"], ["Relu", "MaxPool"]):
-                has = ", ".join(map(printable, ops)) or "nothing"
-                refuse(
-                    self.path, f"is no VGG: after convolution {k + 1} comes {has}. Expected Relu, or Relu and MaxPool."
-                )
-
-    def _check_blocks(self, pools: list[bool]) -> tuple[int, ...]:
-        ends = [0, *(k for k, pool in enumerate(pools, 1) if pool)]
-        sizes = tuple(end - start for start, end in itertools.pairwise(ends))
-        if sizes not in DEPTHS.values() or not pools[-1]:
-            has = " and ".join(", ".join(map(str, sizes)).rsplit(", ", 1)) or "no"
-            refuse(self.path, f"is no VGG: it has blocks of {has} convolutions. Expected 2, 2, 3, 3 and 3, or VGG19's.")
-        return sizes

@@ -1,6 +1,6 @@
-"""What an ONNX graph does before its first convolution and behind its last pool, in Keras's terms.
+"""What an ONNX graph does from its first convolution on, in Keras's terms.
 
-The head of a VGG is a chain of few operators, and each of them is a Keras layer: Gemm is Dense, ReduceMean over height
+A VGG is a chain of few operators, and each of them is a Keras layer: Gemm is Dense, ReduceMean over height
 and width is GlobalAveragePooling2D. What is none of these keeps its operator's name, which no head of ours has.
 Constants become tensors such as `head_2/kernel`, as Keras lays them out. Source: the ONNX operator documents.
 """
@@ -10,19 +10,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
 from weights_convert.mapping import LAYOUTS
-from weights_convert.tensor import printable
+from weights_convert.tensor import printable, refuse
 
+Convert = Callable[[np.ndarray], np.ndarray]
 POOLS = {"GlobalAveragePool": "GlobalAveragePooling2D", "ReduceMean": "GlobalAveragePooling2D"}
 POOLS |= {"GlobalMaxPool": "GlobalMaxPooling2D", "ReduceMax": "GlobalMaxPooling2D"}
 ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 IDLE = {"Identity", "Dropout", "Cast", "Squeeze"}
-AFFINE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+AFFINE: dict[str, tuple[str, Convert]] = {
     "Mul": ("scale", lambda x: x),
     "Div": ("scale", lambda x: 1 / x),
     "Add": ("offset", lambda x: x),
@@ -36,23 +38,24 @@ class Use:
 
     key: str
     shape: tuple[int, ...]
-    convert: Callable[[np.ndarray], np.ndarray]
+    convert: Convert
 
 
 class Part:
-    """A chain of operators as it is walked.
+    """A chain of operators as it is walked, from the first convolution on.
 
     Attributes:
       layers: Keras's configurations, {"class_name", "config"}.
       used: {constant's name: what it becomes}.
     """
 
-    def __init__(self, constants: dict[str, Any], title: str, channels: int):
+    def __init__(self, path: Path, constants: dict[str, Any]):
         self.layers: list[dict[str, Any]] = []
         self.used: dict[str, Use] = {}
-        self._constants, self._title, self._channels = constants, title, channels
+        self._path, self._constants, self._channels = path, constants, 0
         self._channels_last = False
         self._rows: str | None = None  # layout of the next dense kernel's input, once flattened
+        self._pools, self._start, self._bare = 0, 0, ""  # a convolution that has no bias yet
 
     def add(self, node: onnx.NodeProto) -> None:
         """Take one operator."""
@@ -60,10 +63,22 @@ class Part:
         ints = {a.name: list(a.ints) for a in node.attribute}
         facts = {a.name: a.f if a.type == onnx.AttributeProto.FLOAT else a.i for a in node.attribute}
         stored = [name for name in node.input if name in self._constants]
+        bare, self._bare = self._bare, ""
         if kind == "Transpose":
             self._channels_last = ints.get("perm") == [0, 2, 3, 1]
             if not self._channels_last and ints.get("perm") != [0, 3, 1, 2]:
                 self._unknown(node)
+        elif kind == "Conv":
+            self._conv(node, ints, facts)
+        elif kind == "MaxPool" and self._pools < 5:
+            padded = any(ints.get("pads", [])) or facts.get("ceil_mode") or "auto_pad" in facts
+            pool = {"pool_size": ints.get("kernel_shape"), "strides": ints.get("strides", [1, 1])}
+            self._layer("MaxPooling2D", padding="same" if padded else "valid", **pool)
+            self._pools += 1
+            self._start = len(self.layers) if self._pools == 5 else 0
+        elif kind == "Add" and bare and stored:
+            self._vector(stored[0], f"{bare}/bias")
+            self.layers[-1]["config"]["use_bias"] = True
         elif kind in ("Flatten", "Reshape"):
             if self._rows is None:
                 self._rows = "in_out" if self._channels_last else "chw"
@@ -73,6 +88,8 @@ class Part:
             self._layer(POOLS[kind])
         elif kind == "AveragePool" and set(ints.get("kernel_shape", [0])) == {1}:
             pass  # torch's adaptive pool where there is nothing to adapt
+        elif kind in ("AveragePool", "MaxPool") and not any(ints.get("pads", [])):
+            self._layer(f"{kind.removesuffix('Pool')}Pooling2D", pool_size=ints.get("kernel_shape"))
         elif kind in ("Gemm", "MatMul") and len(node.input) > 1 and node.input[1] in self._constants:
             self._dense(node, facts)
         elif kind in ACTIVATIONS and facts.get("axis", -1) in (-1, 1):
@@ -86,6 +103,25 @@ class Part:
         elif kind not in IDLE:
             self._unknown(node)
 
+    def _conv(self, node: onnx.NodeProto, ints: dict[str, list[int]], facts: dict[str, Any]) -> None:
+        auto = next((a.s for a in node.attribute if a.name == "auto_pad"), b"NOTSET")
+        pads = ints.get("pads", [1 if auto.startswith(b"SAME") else 0] * 4)
+        bias = len(node.input) > 2 and bool(node.input[2])
+        padding = "same" if set(pads) == {1} else "other" if any(pads) else "valid"
+        steps = {"strides": ints.get("strides", [1, 1]), "dilation_rate": ints.get("dilations", [1, 1])}
+        name = self._layer("Conv2D", padding=padding, groups=facts.get("group", 1), use_bias=bias, **steps)
+        weight = node.input[1] if len(node.input) > 1 else ""
+        if weight not in self._constants:
+            what = f"the graph computes {name}/kernel ({printable(weight)}) instead of storing it"
+            refuse(self._path, f"{what}. Is it quantised?")
+        layout, dims = LAYOUTS["oihw"], self._dims(weight)
+        self._channels = next(iter(dims), 0)
+        shape = layout.shape(dims) if len(dims) == 4 else dims
+        self._use(weight, f"{name}/kernel", shape, lambda array: layout.convert(array, 0))
+        if bias:
+            self._vector(node.input[2], f"{name}/bias")
+        self._bare = "" if bias else name
+
     def _dense(self, node: onnx.NodeProto, facts: dict[str, Any]) -> None:
         dims, flipped = self._dims(node.input[1]), bool(facts.get("transB", 0))
         plain = facts.get("alpha", 1.0) == 1 and facts.get("beta", 1.0) == 1 and not facts.get("transA", 0)
@@ -98,7 +134,7 @@ class Part:
         def kernel(array: np.ndarray) -> np.ndarray:
             return layout.convert(array if flipped else array.T, self._channels)
 
-        self.used[node.input[1]] = Use(f"{name}/kernel", dims[::-1] if flipped else dims, kernel)
+        self._use(node.input[1], f"{name}/kernel", dims[::-1] if flipped else dims, kernel)
         self._rows = "in_out"
         if len(node.input) > 2:
             self._vector(node.input[2], f"{name}/bias")
@@ -118,36 +154,28 @@ class Part:
         return sorted(axis % 4 for axis in axes) == ([1, 2] if self._channels_last else [2, 3])
 
     def _layer(self, kind: str, **config: Any) -> str:
-        name = f"{self._title}_{len(self.layers) + 1}"
+        name = f"{'head' if self._pools == 5 else 'layer'}_{len(self.layers) - self._start + 1}"
         self.layers.append({"class_name": kind, "config": {"name": name, **config}})
         return name
 
     def _unknown(self, node: onnx.NodeProto) -> None:
         self._layer(f"operator {printable(node.op_type)}")
 
-    def _vector(
-        self, constant: str, key: str, convert: Callable[[np.ndarray], np.ndarray] = lambda array: array
-    ) -> None:
+    def _vector(self, constant: str, key: str, convert: Convert = lambda array: array) -> None:
         if constant in self._constants:
             shape = (math.prod(self._dims(constant)),)
-            columns = self._channels if self._rows == "chw" and shape[0] % self._channels == 0 else 1
+            columns = self._channels if self._rows == "chw" and self._channels and shape[0] % self._channels == 0 else 1
             # Flattened channel by channel; ours come place by place.
-            self.used[constant] = Use(key, shape, lambda array: convert(array).reshape(columns, -1).T.reshape(-1))
+            self._use(constant, key, shape, lambda array: convert(array).reshape(columns, -1).T.reshape(-1))
+
+    def _use(self, constant: str, key: str, shape: tuple[int, ...], convert: Convert) -> None:
+        if constant in self.used:
+            what = f"tensor {printable(constant)} serves two layers"
+            refuse(self._path, f"{what}. Expected each of VGG's layers to have its own.")
+        self.used[constant] = Use(key, shape, convert)
 
     def _dims(self, constant: str) -> tuple[int, ...]:
         return tuple(self._constants[constant].dims)
-
-
-def backbone_layers(blocks: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Keras's configurations of a VGG's convolutions and pools."""
-    conv = {"strides": [1, 1], "padding": "same", "activation": "relu"}
-    layers: list[dict[str, Any]] = []
-    for i, depth in enumerate(blocks, 1):
-        layers += [
-            {"class_name": "Conv2D", "config": {"name": f"block{i}_conv{j}", **conv}} for j in range(1, depth + 1)
-        ]
-        layers.append({"class_name": "MaxPooling2D", "config": {"name": f"block{i}_pool"}})
-    return layers
 
 
 def input_layer(graph: onnx.GraphProto, constants: dict[str, Any]) -> dict[str, Any]:
