@@ -106,7 +106,7 @@ def test_help_of_an_import_has_five_settings_first_and_the_rest_in_a_group(capsy
     options = [re.findall(r"^\W*(--[a-z][a-z-]*)", group, re.MULTILINE) for group in groups]
     assert options == [
         ["--data", "--preprocess", "--classes", "--model", "--overwrite"],
-        ["--dialect", "--image-size", "--logit"],
+        ["--dialect", "--image-size", "--logit", "--head-activations"],
     ]
 
 
@@ -148,18 +148,18 @@ def test_auto_says_why(small, tmp_path, capsys):
     safetensors.numpy.save_file(torch_state(SMALL16, arrays, top, timm=True), tmp_path / "top.safetensors")
     onnx.save(vgg_graph(SMALL16, arrays), tmp_path / "m.onnx")
     for name, line in (
-        ("w.h5", "dialect keras: 26 of 26 backbone tensors by name; next best keras-numbered: 0."),
+        ("w.h5", "dialect keras: 26 backbone tensors by shapes and order; the first is called block1_conv1."),
         (
             "plain.safetensors",
-            "dialect torchvision: 26 of 26 backbone tensors by name; next best timm: 26, and 0 others against 0.",
+            "dialect torchvision: 26 backbone tensors by shapes and order; the only one for safetensors.",
         ),
         (
             "top.safetensors",
-            "dialect timm: 26 of 26 backbone tensors by name; next best torchvision: 26, and 0 others against 6.",
+            "dialect timm: 26 backbone tensors by shapes and order; the only one for safetensors.",
         ),
         (
             "m.onnx",
-            "dialect onnx-keras: 26 of 26 backbone tensors by its layers; the only one for ONNX by tf2onnx.",
+            "dialect onnx-keras: 26 backbone tensors by its layers; the only one for ONNX by tf2onnx.",
         ),
     ):
         main(["inspect", str(tmp_path / name)])
@@ -171,9 +171,7 @@ def test_a_dialect_that_is_asked_for_decides_colours_and_statistics(small, tmp_p
     onnx.save(vgg_graph(SMALL16, arrays, producer="an unknown tool"), tmp_path / "m.onnx")
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "guessed")])
     main(["import", str(tmp_path / "m.onnx"), str(tmp_path / "told"), "--dialect", "onnx-torch"])
-    assert (
-        "dialect onnx-torch: 26 of 26 backbone tensors by its layers; chosen by --dialect." in capsys.readouterr().out
-    )
+    assert "dialect onnx-torch: 26 backbone tensors by its layers; chosen by --dialect." in capsys.readouterr().out
     guessed, told = (load(tmp_path / name, SMALL16) for name in ("guessed", "told"))
     kernel = arrays["block1_conv1"][0]
     np.testing.assert_array_equal(guessed.backbone["block1_conv1"]["kernel"], kernel[:, :, ::-1])
@@ -183,7 +181,7 @@ def test_a_dialect_that_is_asked_for_decides_colours_and_statistics(small, tmp_p
 
 def test_a_dialect_that_does_not_fit_is_one_line(small, tmp_path, mistake):
     path = write_keras_h5(tmp_path / "w.h5", random_backbone(SMALL16))
-    expected = "26 are as in keras. Expected --dialect keras, or none."
+    expected = "not of torchvision. Expected --dialect keras or keras-numbered or vggface, or none."
     for arguments in (["inspect", path], ["import", path, tmp_path / "w"], ["verify", path]):
         assert expected in mistake(*arguments, "--dialect", "torchvision")
     assert "is no VGG16 or VGG19" in mistake(
@@ -199,7 +197,7 @@ def test_verify_shows_the_stage_that_differs_and_exits_with_1(small, tmp_path, m
     path = write_keras_h5(tmp_path / "w.h5", random_backbone(SMALL16))
     main(["verify", str(path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("dialect keras: 26 of 26") and lines[1].startswith("w.h5: Keras ")
+    assert lines[0].startswith("dialect keras: 26 backbone") and lines[1].startswith("w.h5: Keras ")
     rows = [line.strip("│ ").split(" │ ") for line in lines if line.startswith("│")]
     assert [row[0].strip() for row in rows] == ["input", *(f"block{i}" for i in range(1, 6))]
     assert not any("DIFFERS" in line for line in lines)

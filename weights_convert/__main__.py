@@ -27,6 +27,7 @@ Dialect = Literal[
     "auto",
     "keras",
     "keras-numbered",
+    "vggface",
     "torchvision",
     "timm",
     "machrisaa",
@@ -65,6 +66,8 @@ class Reading:
     """Side of the pictures that a whole model was trained on; unset: as the file says, or 224."""
     logit: bool = False
     """The one output of a whole model is a logit, positive for the second class."""
+    head_activations: str | None = None
+    """Of a head in a file without an architecture: relu,none,..., one for each place between its layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +210,10 @@ def _import_model(command: Import, source: Source, found: Plan) -> None:
     from weights_convert import import_model, tables
 
     size = command.reading.image_size
-    settings = import_model.Settings(command.classes, command.preprocess, command.data, size, command.reading.logit)
+    reading = command.reading
+    settings = import_model.Settings(
+        command.classes, command.preprocess, command.data, size, reading.logit, reading.head_activations
+    )
     whole = import_model.import_model(
         source, found, command.folder, settings, tables.scores, overwrite=command.overwrite
     )

@@ -7,16 +7,18 @@ ZeroPadding2D before a 'valid' convolution is 'same' padding.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from weights_convert import variables
 from weights_convert.keras_config import CONVS, Graph, Layer
-from weights_convert.rules import DEPTHS, Rule, conv_names
-from weights_convert.tensor import Source, Tensor, refuse
+from weights_convert.mapping import Move
+from weights_convert.rules import DEPTHS, TOP_LAYERS, conv_names
+from weights_convert.tensor import Source, Tensor, WeightFileError, refuse
 
-Hits = dict[str, list[tuple[Tensor, Rule]]]
+FIRST = "backbone/block1_conv1/kernel"
 EXPECTED = "Expected VGG's: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools"
 
 
@@ -36,6 +38,11 @@ class Backbone:
     first: int
     last: int
     pooled: bool
+
+    def channels(self, source: Source) -> int:
+        """Of its last map."""
+        kernel = variables.find(source, self.convs[-1][0], "kernel")
+        return max(1, kernel.shape[-1]) if kernel and kernel.shape else 1
 
 
 def find(graph: Graph) -> Backbone:
@@ -134,22 +141,49 @@ def is_relu(layer: Layer) -> bool:
     return not changed and (layer.kind == "ReLU" or _activation(layer.config) == "relu")
 
 
-def hits(source: Source, found: Backbone) -> Hits:
-    """{target: its tensor}, as a rule table finds them by name; zeros or ones for a part that a layer lacks."""
-    result: Hits = {}
+def moves(source: Source, found: Backbone, bgr: bool) -> dict[str, Move]:
+    """{parameter's path: its move}, in order; zeros or ones for a part that a layer lacks."""
+    result: dict[str, Move] = {}
     for name, (conv, norm) in zip(conv_names(found.blocks), found.convs, strict=True):
         kernel = variables.find(source, conv, "kernel")
         assert kernel is not None
         width = kernel.shape[-1:]
         bias = variables.find(source, conv, "bias") or constant(f"{conv.name}, without a bias", width, 0)
-        result[f"backbone/{name}/kernel"] = [(kernel, Rule("", "", "hwio"))]
-        result[f"backbone/{name}/bias"] = [(bias, Rule("", "", "bias"))]
-        for part, own in variables.NORM.items() if norm else ():
-            assert norm is not None
-            tensor = variables.find(source, norm, own) or constant(f"{norm.name}, without {own}", width, own == "gamma")
-            rule = Rule("", "", "bias", float(norm.config.get("epsilon", 1e-3)))
-            result[f"norm/{name}/{part}"] = [(tensor, rule)]
+        parts: tuple[Tensor, ...] = ()
+        if norm:
+            found_parts = ((part, variables.find(source, norm, part)) for part in variables.NORM)
+            parts = tuple(
+                one or constant(f"{norm.name}, no {part}", width, part == "gamma") for part, one in found_parts
+            )
+        epsilon = float(norm.config.get("epsilon", 1e-3)) if norm else 0.0
+        for part, tensor in (("kernel", kernel), ("bias", bias)):
+            target = f"backbone/{name}/{part}"
+            result[target] = Move(source.path, target, tensor, bgr and target == FIRST, parts, epsilon)
     return result
+
+
+def top(source: Source, graph: Graph, found: Backbone) -> dict[str, Move]:
+    """The same for VGG's three layers on top, where nothing else is behind the backbone; or nothing."""
+    try:
+        layers = [layer for layer in graph.behind(found.last) if not layer.idle]
+    except WeightFileError:
+        return {}
+    chain = [layer for layer in layers if layer.kind not in ("Activation", "ReLU", "Softmax")]
+    dense = chain[1:]
+    kinds, names = [layer.kind for layer in chain], [layer.name for layer in dense]
+    if not found.pooled or kinds != ["Flatten", "Dense", "Dense", "Dense"] or tuple(names) != TOP_LAYERS:
+        return {}
+    relus = sum(is_relu(layer) for layer in layers if layer.kind in ("Dense", "Activation", "ReLU"))
+    if relus != 2 or is_relu(dense[-1]) or (is_relu(layers[-1]) and layers[-1].kind != "Dense"):
+        return {}
+    result = {}
+    for layer, part in ((layer, part) for layer in dense for part in ("kernel", "bias")):
+        tensor = variables.find(source, layer, part)
+        if tensor is None:
+            return {}
+        result[f"top/{layer.name}/{part}"] = Move(source.path, f"top/{layer.name}/{part}", tensor)
+    square = math.isqrt(result["top/fc1/kernel"].shape[0] // found.channels(source)) ** 2 * found.channels(source)
+    return result if square == result["top/fc1/kernel"].shape[0] else {}  # our pictures are square
 
 
 def constant(name: str, shape: tuple[int, ...], value: float) -> Tensor:

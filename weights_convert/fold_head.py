@@ -79,9 +79,27 @@ def read_head(source: Source, said: Said | None = None) -> Head:
     before = inside(source, graph, found.first, said.recipe)
     size = before.resized[0] if before.resized else graph.image_size
     builder = _Builder(source, (said.image_size or size or 0) // 32)
-    for layer in graph.behind(found.last):
+    for layer in _stated(source, graph.behind(found.last), said.activations):
         builder.add(layer)
     return builder.finish(size, before, said.logit)
+
+
+def _stated(source: Source, layers: list[Layer], text: str | None) -> list[Layer]:
+    """The layers, with what the person says of those that the file can't hold: an activation a place, or none."""
+    places = [layer for layer in layers if layer.kind == "Unstated"]
+    names = text.split(",") if text else []
+    pools = {"average": "GlobalAveragePooling2D", "maximum": "GlobalMaxPooling2D"}
+    if names[:1] and names[0] in pools and layers[0].kind in pools.values():
+        layers = [dataclasses.replace(layers[0], kind=pools[names.pop(0)]), *layers[1:]]
+    names *= len(places) if len(names) == 1 else 1
+    if len(names) != len(places) or not set(names) <= {"relu", "none"}:
+        between = "; ".join(printable(layer.config["between"]) for layer in places) or "nothing that is unknown"
+        example = ",".join(["relu"] * max(len(places), 1))
+        what = f"does not say what lies between {between}"
+        refuse(source.path, f"{what}. Say so with --head-activations {example}, or none where there is none.")
+    given = iter(names)
+    kinds = {layer.name: {"name": layer.name, "activation": next(given).replace("none", "linear")} for layer in places}
+    return [Layer("Activation", one.name, kinds[one.name]) if one.name in kinds else one for one in layers]
 
 
 class _Builder:
@@ -113,6 +131,9 @@ class _Builder:
         elif layer.kind == "Dense" and self.pool:
             self._dense(layer)
             self._activate(layer.config.get("activation"), layer)
+        elif layer.kind == "spare layer":
+            what = f"{printable(layer.name)} may lie between the other dense layers, or belong to another head"
+            refuse(self.source.path, f"{what}. Expected one chain of dense layers and batch norms, in order.")
         elif layer.kind == "Normalization":
             self._normalize(*moments(self.source, layer))
         elif layer.kind == "BatchNormalization":

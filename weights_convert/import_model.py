@@ -191,7 +191,7 @@ def _lines(file: Path) -> list[str]:
 
 def read(source: Source, plan: Plan, said: Said | None = None) -> tuple[Params, Head]:
     """(backbone as the file has it, in the colour order of its own input; head)."""
-    head = read_head(source, said)
+    head = read_head(plan.source, said)
     backbone = plan.read("backbone")
     first = backbone["block1_conv1"]
     kernel = first["kernel"][:, :, ::-1] if plan.bgr else first["kernel"]

@@ -205,39 +205,26 @@ def torch_state(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[s
         state: Any = load_file(path)
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    state = _flat(torch, state)
+    while not any(isinstance(value, torch.Tensor) for value in state.values()):
+        state = next(value for value in state.values() if isinstance(value, dict))
+    state = {printable(name): value.float() for name, value in state.items() if isinstance(value, torch.Tensor)}
     functional = torch.nn.functional
     found: dict[str, np.ndarray] = {}
     x = torch.tensor(np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         for i, block in enumerate(plan.blocks, 1):
             for j in range(1, len(block) + 1):
-                move = plan.moves[f"backbone/block{i}_conv{j}/kernel"]
-                layer = move.tensor.key.split("/")[1]
-                x = functional.conv2d(x, state[f"{layer}.weight"], state.get(f"{layer}.bias"), padding=1)
-                if move.norm:
-                    norm = move.norm["weight"].tensor.key.split("/")[1]
-                    parts = (state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-                    x = functional.batch_norm(x, *parts)
+                kernel, bias = (plan.moves[f"backbone/block{i}_conv{j}/{part}"] for part in ("kernel", "bias"))
+                x = functional.conv2d(x, state[kernel.tensor.name], state.get(bias.tensor.name), padding=1)
+                if kernel.norm:
+                    gamma, beta, mean, variance = (state.get(part.name) for part in kernel.norm)
+                    x = functional.batch_norm(x, mean, variance, gamma, beta)
                 x = functional.relu(x)
             x = functional.max_pool2d(x, 2)
             found[f"block{i}"] = x.numpy().transpose(0, 2, 3, 1)
         for name in ("fc1", "fc2", "predictions") if plan.has_top else ():
-            layer = plan.moves[f"top/{name}/kernel"].tensor.key.split("/")[1]
-            weight = state[f"{layer}.weight"]
-            x = functional.linear(x.flatten(1), weight.flatten(1), state[f"{layer}.bias"])
+            weight, bias = (state[plan.moves[f"top/{name}/{part}"].tensor.name] for part in ("kernel", "bias"))
+            x = functional.linear(x.flatten(1), weight.flatten(1), bias)
             x = x if name == "predictions" else functional.relu(x)
             found["logits" if name == "predictions" else name] = x.numpy()
     return f"PyTorch {torch.__version__}", found
-
-
-def _flat(torch: Any, state: Any) -> dict[str, Any]:
-    """{name without wrappings: float32 tensor}."""
-    while not any(isinstance(value, torch.Tensor) for value in state.values()):
-        state = next(value for value in state.values() if isinstance(value, dict))
-    starts = ("features.", "classifier.", "pre_logits.", "head.")
-    return {
-        name[min(at for at in (name.find(start) for start in starts) if at >= 0) :]: tensor.float()
-        for name, tensor in state.items()
-        if isinstance(tensor, torch.Tensor) and any(start in name for start in starts)
-    }

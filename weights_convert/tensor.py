@@ -60,11 +60,12 @@ class Source:
     Attributes:
       path: the file.
       format: its name for people.
-      dialects: names of the rule tables in `rules.py` that may fit.
+      dialects: rows of `rules.py` that may fit.
       tensors: every array, in the file's own order.
       left_out: (name, reason) of arrays that belong to no model, such as an optimiser's state.
       config: the architecture in Keras's terms, or what else the file says of itself; plain data.
       optimiser: the matrices among an optimiser's state.
+      ordered: the file keeps the order of the layers.
       by_place: layers have no names in it; they are numbered by class, in the order of the model.
     """
 
@@ -75,6 +76,7 @@ class Source:
     left_out: tuple[tuple[str, str], ...] = ()
     config: Any = None
     optimiser: tuple[Tensor, ...] = ()
+    ordered: bool = False
     by_place: bool = False
 
     @property

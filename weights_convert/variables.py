@@ -23,7 +23,7 @@ PARTS = {
     "mean": (("mean",), 0),
     "variance": (("variance",), 1),
 }
-NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def find(source: Source, layer: Layer, part: str) -> Tensor | None:
@@ -41,7 +41,7 @@ def find(source: Source, layer: Layer, part: str) -> Tensor | None:
     }
     if absent.get(part):
         return None
-    if part in NORM.values():  # the others move up
+    if part in NORM:  # the others move up
         index -= sum(absent[one] for one in ("gamma", "beta") if PARTS[one][1] < index)
     if source.by_place:
         found = [t for t in source.tensors if t.key == f"{layer.place}/{index}"]

@@ -111,11 +111,12 @@ def _legacy(path: Path, file: Any, prefix: str, datasets: dict[str, h5py.Dataset
     return Source(
         path,
         f"Keras {_version(group, file)} HDF5, {'whole model' if prefix else 'weights'}",
-        ("keras", "keras-numbered"),
+        ("keras", "keras-numbered", "vggface"),
         unique(path, tensors),
         tuple(zip(map(printable, spare), reasons, strict=True)),
         _json(path, file, "model_config"),
         _state(path, datasets),
+        ordered=True,
     )
 
 

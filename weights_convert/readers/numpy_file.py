@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 import mmap
+import re
 import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,8 +37,9 @@ def open_npz(path: Path, archive: Archive) -> Iterator[Source]:
         if entry.file_size != start + math.prod(shape) * dtype.itemsize:
             refuse(path, f"tensor {name} has {entry.file_size - start:,} bytes for the shape {shape}.")
         load = _member(path, archive, member, shape, dtype, fortran, start)
-        tensors.append(Tensor(name, member.removesuffix(".npy").split(":")[0], shape, dtype.name, load))
-    yield Source(path, "NumPy .npz", ("frossard", "keras", "keras-numbered"), unique(path, tensors))
+        key = re.sub("_([Wb])$", r"/\1", member.removesuffix(".npy").split(":")[0])  # conv1_1_W
+        tensors.append(Tensor(name, key, shape, dtype.name, load))
+    yield Source(path, "NumPy .npz", ("keras", "keras-numbered", "frossard"), unique(path, tensors))
 
 
 def _member(

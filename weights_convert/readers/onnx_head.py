@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from weights_convert.mapping import LAYOUTS
+from weights_convert.mapping import from_oihw, rows_from_chw
 from weights_convert.tensor import printable, refuse
 
 Convert = Callable[[np.ndarray], np.ndarray]
@@ -114,10 +114,10 @@ class Part:
         if weight not in self._constants:
             what = f"the graph computes {name}/kernel ({printable(weight)}) instead of storing it"
             refuse(self._path, f"{what}. Is it quantised?")
-        layout, dims = LAYOUTS["oihw"], self._dims(weight)
+        dims = self._dims(weight)
         self._channels = next(iter(dims), 0)
-        shape = layout.shape(dims) if len(dims) == 4 else dims
-        self._use(weight, f"{name}/kernel", shape, lambda array: layout.convert(array, 0))
+        shape = (*dims[2:], dims[1], dims[0]) if len(dims) == 4 else dims
+        self._use(weight, f"{name}/kernel", shape, from_oihw)
         if bias:
             self._vector(node.input[2], f"{name}/bias")
         self._bare = "" if bias else name
@@ -129,10 +129,11 @@ class Part:
             self._unknown(node)
             return
         name = self._layer("Dense", use_bias=len(node.input) > 2, activation="linear")
-        layout = LAYOUTS["out_in_chw" if self._rows == "chw" else "out_in"]
+        channels = self._channels if self._rows == "chw" else 0
 
         def kernel(array: np.ndarray) -> np.ndarray:
-            return layout.convert(array if flipped else array.T, self._channels)
+            array = array if flipped else array.T
+            return rows_from_chw(array, channels) if channels else array.T
 
         self._use(node.input[1], f"{name}/kernel", dims[::-1] if flipped else dims, kernel)
         self._rows = "in_out"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import safetensors
 
-from weights_convert.readers.state_dict import keys
+from weights_convert.readers.torch_file import dialects, key
 from weights_convert.tensor import Source, Tensor, checked_shape, printable, refuse, unique
 
 MAX_HEADER = 1 << 20
@@ -39,11 +39,14 @@ def open_safetensors(path: Path) -> Iterator[Source]:
         entries = {name: file.get_slice(name) for name in names if name != "__metadata__"}
         shapes = {name: checked_shape(path, printable(name), entry.get_shape()) for name, entry in entries.items()}
         ours = any(name.startswith("backbone/") for name in entries)
-        by_name = {name: name for name in entries} if ours else keys(shapes)
-        tensors = []
-        for name, key in by_name.items():
-            dtype, load = entries[name].get_dtype(), functools.partial(file.get_tensor, name)
-            tensors.append(Tensor(printable(name), key, shapes[name], DTYPES.get(str(dtype)) or str(dtype), load))
-        counters = tuple((printable(name), "a counter, no weight") for name in entries if name not in by_name)
-        dialects = ("vgg_flax",) if ours else ("torchvision", "timm")
-        yield Source(path, "safetensors", dialects, unique(path, tensors), counters, file.metadata())
+        tensors, counters = [], []
+        for name, entry in entries.items():
+            if name.endswith(".num_batches_tracked"):
+                counters.append((printable(name), "a counter, no weight"))
+                continue
+            dtype, load = str(entry.get_dtype()), functools.partial(file.get_tensor, name)
+            tensors.append(
+                Tensor(printable(name), name if ours else key(name), shapes[name], DTYPES.get(dtype) or dtype, load)
+            )
+        named = ("vgg_flax",) if ours else dialects(entries)
+        yield Source(path, "safetensors", named, unique(path, tensors), tuple(counters), file.metadata())

@@ -10,7 +10,7 @@ import math
 import mmap
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import numpy as np
 from weights_convert.readers.archive import Archive
 from weights_convert.readers.pickled import RESAVE, Machine
 from weights_convert.readers.pickled_values import Storage, TorchTensor, text
-from weights_convert.readers.state_dict import keys
 from weights_convert.tensor import Source, Tensor, decode, printable, refuse, unique
 
+TORCH = "PyTorch state_dict"  # a format
 MAGIC = 0x1950A86A20F9469CFC6C
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "LongStorage": 8, "IntStorage": 4}
 SIZES |= {"ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}
@@ -110,14 +110,24 @@ def describe(path: Path, thing: Any, fetch: Fetch) -> Source:
     for name, tensor in found.items():
         if tensor.storage.dtype not in SIZES:
             refuse(path, f"tensor {printable(name)} is of the unknown type {printable(tensor.storage.dtype)}.")
-    by_name = keys({name: tensor.shape for name, tensor in found.items()})
-    tensors = [
-        Tensor(printable(name), by_name[name], tensor.shape, tensor.storage.dtype, _load(path, name, tensor, fetch))
-        for name, tensor in found.items()
-        if name in by_name
-    ]
-    counters = tuple((printable(name), "a counter, no weight") for name in found if name not in by_name)
-    return Source(path, "PyTorch state_dict", ("torchvision", "timm"), unique(path, tensors), counters)
+    tensors, counters = [], []
+    for name, tensor in found.items():
+        if name.endswith(".num_batches_tracked"):
+            counters.append((printable(name), "a counter, no weight"))
+            continue
+        load = _load(path, name, tensor, fetch)
+        tensors.append(Tensor(printable(name), key(name), tensor.shape, tensor.storage.dtype, load))
+    return Source(path, TORCH, dialects(found), unique(path, tensors), tuple(counters), ordered=True)
+
+
+def dialects(names: Iterable[str]) -> tuple[str]:
+    """torchvision's or timm's, by its names for VGG's layers on top."""
+    return ("timm" if any("pre_logits." in name for name in names) else "torchvision",)
+
+
+def key(name: str) -> str:
+    """`features.0.weight` -> `features.0/weight`."""
+    return "/".join(name.rpartition(".")[::2])
 
 
 def _load(path: Path, name: str, tensor: TorchTensor, fetch: Fetch) -> Callable[[], np.ndarray]:
