@@ -106,7 +106,7 @@ def test_help_of_an_import_has_five_settings_first_and_the_rest_in_a_group(capsy
     options = [re.findall(r"^\W*(--[a-z][a-z-]*)", group, re.MULTILINE) for group in groups]
     assert options == [
         ["--data", "--preprocess", "--classes", "--model", "--overwrite"],
-        ["--dialect", "--image-size", "--logit", "--head-activations"],
+        ["--dialect", "--image-size", "--logit", "--head-activations", "--architecture"],
     ]
 
 

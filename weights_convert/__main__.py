@@ -68,6 +68,8 @@ class Reading:
     """The one output of a whole model is a logit, positive for the second class."""
     head_activations: str | None = None
     """Of a head in a file without an architecture: relu,none,..., one for each place between its layers."""
+    architecture: Path | None = None
+    """What model.to_json() gave, for a Keras file that holds weights alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,29 +193,31 @@ def inspect_file(command: Inspect) -> None:
 def import_file(command: Import) -> None:
     """Convert and print the mapping."""
     from weights_convert import convert, mapping, readers, store, tables
+    from weights_convert.import_model import preparation
 
     with readers.open_source(command.file) as source:
+        source = readers.described(source, command.reading.architecture)
         found = convert.plan(source, dialect=command.reading.dialect)
         if command.model not in ("auto", found.model):
             mapping.wrong_model(command.file, found.model, command.model)
-        if command.preprocess or command.data or command.classes:
+        if command.data or command.classes or (command.preprocess and found.has_head and not found.has_top):
             return _import_model(command, source, found)
+        if command.preprocess:
+            how = preparation(command.preprocess, found.preprocessing.image_size)
+            found = dataclasses.replace(found.prepared(how), why=f"{found.why}; preprocessing as given by --preprocess")
         store.save(found, command.folder, f"{command.file.name} ({found.format})", overwrite=command.overwrite)
     tables.plan(found)
     how = f"vgg-flax train --model {found.model} --weights {shlex.quote(str(command.folder))}"
     tables.line(f"{command.folder} written. Train with it: {how}")
-    if source.whole and not found.has_top:
+    if found.has_head and not found.has_top:
         tables.line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
 
 
 def _import_model(command: Import, source: Source, found: Plan) -> None:
     from weights_convert import import_model, tables
 
-    size = command.reading.image_size
-    reading = command.reading
-    settings = import_model.Settings(
-        command.classes, command.preprocess, command.data, size, reading.logit, reading.head_activations
-    )
+    said = {key: getattr(command.reading, key) for key in ("image_size", "logit", "head_activations")}
+    settings = import_model.Settings(command.classes, command.preprocess, command.data, **said)
     whole = import_model.import_model(
         source, found, command.folder, settings, tables.scores, overwrite=command.overwrite
     )

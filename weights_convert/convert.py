@@ -9,9 +9,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vgg_flax.network.params import Params, unflatten
 from vgg_flax.network.spec import HeadSpec, Preprocessing
-from weights_convert import backbone, keras_config
+from weights_convert import backbone, evidence, keras_config
 from weights_convert.assemble import assemble
 from weights_convert.backbone import FIRST
 from weights_convert.mapping import Move, check_shapes
@@ -64,6 +66,11 @@ class Plan:
         """The same with another recipe."""
         moves = self.moves | {FIRST: dataclasses.replace(self.moves[FIRST], flip=how.bgr)}
         return dataclasses.replace(self, moves=moves, mean=how.preprocessing.mean, std=how.preprocessing.std)
+
+    @property
+    def has_head(self) -> bool:
+        """There are dense layers behind the backbone."""
+        return any(layer.kind == "Dense" for layer in keras_config.read(self.path, self.source.config).layers)
 
     @property
     def has_top(self) -> bool:
@@ -119,7 +126,31 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
     mean, std = _statistics(source, table)
     how = "its layers" if source.whole else "shapes and order"
     why = f"dialect {name}: {2 * len(found.convs)} backbone tensors by {how}; {why}"
-    return Plan(source.path, source.format, name, model, moves, _rest(whole, moves), mean, std, why, whole)
+    result = Plan(source.path, source.format, name, model, moves, _rest(whole, moves), mean, std, why, whole)
+    return result if name.endswith("vgg_flax") else _weigh(result, told=dialect != "auto")
+
+
+def _weigh(plan: Plan, *, told: bool) -> Plan:
+    """The same with what the values themselves say: those of the first convolution, and of a top that holds none."""
+    first = dataclasses.replace(plan.moves[FIRST], flip=False, norm=())
+    bias = plan.moves[FIRST.replace("kernel", "bias")]
+    known = None if bias.norm or told else evidence.origin(first.read(), bias.read())
+    if known:
+        name, bgr, (mean, std) = known
+        order = "BGR" if bgr else "RGB"
+        moves = plan.moves | {FIRST: dataclasses.replace(plan.moves[FIRST], flip=bgr)}
+        why = f"{plan.why}; the first kernel is of {name}, in {order}, so its statistics are taken"
+        plan = dataclasses.replace(plan, moves=moves, mean=mean, std=std, why=why)
+    elif plan.dialect in ("torchvision", "vggface") and not told:
+        why = f"{plan.why}; its first kernel is of no known weights: {plan.dialect}'s statistics, or say --preprocess"
+        plan = dataclasses.replace(plan, why=why)
+    last = plan.moves.get("top/predictions/bias")
+    if last and last.tensor.dtype.startswith("float") and np.isnan(last.tensor.load().astype(np.float32)).all():
+        tops = [target for target in plan.moves if target.startswith("top/")]
+        left_out = (*((plan.moves[target].tensor.name, "NaN, as torchvision's FEATURES have it") for target in tops),)
+        moves = {target: move for target, move in plan.moves.items() if target not in tops}
+        plan = dataclasses.replace(plan, moves=moves, left_out=(*plan.left_out, *left_out))
+    return plan
 
 
 def _dialect(source: Source, first: str, dialect: str) -> tuple[str, str]:

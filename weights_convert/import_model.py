@@ -16,6 +16,7 @@ from vgg_flax.network.params import Params
 from weights_convert import guess, optimiser, store
 from weights_convert.convert import Plan
 from weights_convert.fold_head import Head, Said, read_head
+from weights_convert.pixels import Inside
 from weights_convert.recipes import FEATUREWISE, MEANINGS, RECIPES, Recipe, recipe
 from weights_convert.tensor import Source, printable
 
@@ -219,9 +220,9 @@ def make_bundle(
     return Bundle(spec, {"backbone": backbone, "head": head.params}, classes, how.preprocessing, training=training)
 
 
-def preparation(name: str, image_size: int, head: Head, data: Path | None = None) -> Recipe:
+def preparation(name: str, image_size: int, head: Head | None = None, data: Path | None = None) -> Recipe:
     """The recipe called `name`. Raises UserError with the list of names."""
-    if name not in RECIPES:
+    if name not in (*RECIPES, *(f"{order}-vggface" for order in ("rgb", "bgr"))):
         meanings = "; ".join(f"{key}: {value}" for key, value in MEANINGS.items())
         raise UserError(f"--preprocess is {name}, expected one of {', '.join(RECIPES)} ({meanings}).")
     measured = None
@@ -229,4 +230,4 @@ def preparation(name: str, image_size: int, head: Head, data: Path | None = None
         if data is None:
             raise UserError(f"--preprocess {name} needs the training photos, to measure them: give --data FOLDER.")
         measured = guess.statistics(data, image_size)
-    return recipe(name, image_size, *head.inside.of_input, measured)
+    return recipe(name, image_size, *(head.inside if head else Inside()).of_input, measured)

@@ -10,7 +10,7 @@ import dataclasses
 from fractions import Fraction
 
 from vgg_flax.network.spec import Preprocessing
-from weights_convert.rules import CAFFE, TORCH
+from weights_convert.rules import CAFFE, TORCH, VGGFACE
 
 Triple = tuple[float, float, float]
 Exact = tuple[float | Fraction, float | Fraction, float | Fraction]  # so that what was exported comes back as it was
@@ -19,6 +19,7 @@ SCALINGS: dict[str, tuple[Triple, Triple]] = {
     "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "caffe": CAFFE,
     "torch": TORCH,
+    "vggface": VGGFACE,
     "raw": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 FEATUREWISE = "featurewise"

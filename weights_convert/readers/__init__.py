@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from weights_convert.tensor import Source, refuse, regular_file
+from weights_convert.readers import foreign
+from weights_convert.tensor import MAX_JSON_BYTES, Source, refuse, regular_file
 
 KNOWN = "Keras .h5 or .keras, ONNX, safetensors, PyTorch .pth, NumPy .npz or .npy, tensorflow.js"
 
@@ -19,6 +22,8 @@ def open_source(path: str | Path) -> Iterator[Source]:
       WeightFileError: no known format, damaged, or not safe to read.
     """
     path = Path(path)
+    if path.is_dir() and (why := foreign.why_not(path)):
+        refuse(path, why)
     path = regular_file(path / "model.json" if (path / "model.json").is_file() else path)
     try:
         with path.open("rb") as file:
@@ -27,6 +32,21 @@ def open_source(path: str | Path) -> Iterator[Source]:
         refuse(path, f"cannot be read: {error.strerror}.")
     with _reader(path, start) as source:
         yield source
+
+
+def described(source: Source, architecture: Path | None) -> Source:
+    """The weights with an architecture that lies in a file of its own, as `model.to_json()` gives it."""
+    if architecture is None:
+        return source
+    try:
+        if regular_file(architecture).stat().st_size > MAX_JSON_BYTES:
+            raise ValueError
+        config = json.loads(architecture.read_bytes())
+    except (ValueError, RecursionError, OSError):
+        config = None
+    if not isinstance(config, dict) or "class_name" not in config:
+        refuse(architecture, "is no architecture of Keras. Expected what model.to_json() gives.")
+    return dataclasses.replace(source, config=config)
 
 
 def _reader(path: Path, start: bytes) -> contextlib.AbstractContextManager[Source]:
@@ -51,8 +71,8 @@ def _reader(path: Path, start: bytes) -> contextlib.AbstractContextManager[Sourc
         from weights_convert.readers.torch_file import open_torch_legacy
 
         return open_torch_legacy(path)
-    if start[:1] == b"\x80":
-        refuse(path, f"is a bare pickle, which can run code when it is loaded, and is not read. Expected {KNOWN}.")
+    if why := foreign.why_not(path, start):
+        refuse(path, why)
     if start.lstrip().startswith(b"{") and b'"' in start:
         from weights_convert.readers.tfjs import open_tfjs
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from weights_convert.readers import foreign
 from weights_convert.readers.pickled_values import Name, NumpyArray, NumpyType, Storage, TorchTensor, text
 from weights_convert.tensor import checked_shape, printable, refuse
 
@@ -79,7 +80,8 @@ class Machine:
         """Push a name, if it is one of ours."""
         text = f"{module}.{name}"
         if text not in NAMES:
-            refuse(self.path, f"its pickle names {printable(text)}, which is never loaded. {RESAVE}")
+            why = f"its pickle names {printable(text)}, which is never loaded"
+            refuse(self.path, f"{why}. {foreign.pickled(self.path, text)}.")
         self.stack.append(Name(text))
 
     def reduce(self) -> None:

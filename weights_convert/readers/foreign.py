@@ -1,0 +1,61 @@
+"""Files that are not read: what they are, and what to type in their own framework."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+KERAS = "in Python: import tensorflow as tf; tf.keras.models.load_model({0!r}).save('model.h5')"
+CHECKPOINT = "in the program that built the model: model.load_weights({0!r}); model.save('model.h5')"
+TORCH = "in Python, where you trust it: import torch; torch.save(torch.{1}.state_dict(), 'vgg.pth')"
+FASTAI = (
+    "in Python: import torch, fastai.vision.all as f; torch.save(f.load_learner({0!r}).model.state_dict(), 'vgg.pth')"
+)
+# What a file's bytes or name tell: what it is, and the next step.
+BYTES = {
+    b"\x1f\x8b": ("is packed by gzip", "gunzip {2}"),
+    b"MATLAB": ("is a MATLAB file", "in MATLAB, with the network as net: exportONNXNetwork(net, 'model.onnx')"),
+    b"TFL3": (
+        "is a TensorFlow Lite model",
+        "pip install tf2onnx; python -m tf2onnx.convert --tflite {2} --output m.onnx",
+    ),
+}
+NAMES = {
+    ".caffemodel": ("is a Caffe model", "pip install caffemodel2pytorch, whose README has the two lines for {0!r}"),
+    ".pb": (
+        "is a TensorFlow graph",
+        "python -m tf2onnx.convert --graphdef {2} --output m.onnx --inputs x:0 --outputs y:0",
+    ),
+    ".index": ("is a TensorFlow checkpoint", CHECKPOINT),
+    ".meta": ("is a TensorFlow checkpoint", CHECKPOINT),
+    ".data-00000-of-00001": ("is a TensorFlow checkpoint", CHECKPOINT),
+    ".pkl": ("is a pickle such as fastai's, which can run code when it is loaded", FASTAI),
+}
+FOLDERS = {
+    "saved_model.pb": ("is a TensorFlow SavedModel, which holds a program", KERAS),
+    "checkpoint": ("is a folder of TensorFlow checkpoints", CHECKPOINT),
+}
+PICKLE = ("is a bare pickle, which can run code when it is loaded", TORCH)
+
+
+def why_not(path: Path, start: bytes = b"") -> str | None:
+    """What a file or folder is and the next step, if it is one of these.
+
+    Args:
+      start: its first bytes.
+    """
+    found = [facts for name, facts in FOLDERS.items() if (path / name).exists()]
+    found += [facts for magic, facts in BYTES.items() if magic in (start[: len(magic)], start[4:8])]
+    found += [facts for name, facts in NAMES.items() if path.name.endswith(name) and not start.startswith(b"PK")]
+    found += [PICKLE] if start[:1] == b"\x80" else []
+    return f"{found[0][0]}, and is not read. Next, {_filled(found[0][1], path)}." if found else None
+
+
+def pickled(path: Path, named: str) -> str:
+    """What to type for a file of torch that holds more than tensors; `named` is what its pickle names."""
+    jit = "jit.load({0!r})" if named.startswith("__torch__") else "load({0!r}, weights_only=False)"
+    return f"Next, {_filled(FASTAI if named.startswith('fastai') else TORCH, path, jit)}"
+
+
+def _filled(text: str, path: Path, load: str = "load({0!r}, weights_only=False)") -> str:
+    return text.format(str(path), load.format(str(path)), shlex.quote(str(path)))
