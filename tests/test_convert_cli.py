@@ -151,7 +151,8 @@ def test_auto_says_why(small, tmp_path, capsys):
         ("w.h5", "dialect keras: 26 backbone tensors by shapes and order; the first is called block1_conv1."),
         (
             "plain.safetensors",
-            "dialect torchvision: 26 backbone tensors by shapes and order; the only one for safetensors.",
+            "dialect torchvision: 26 backbone tensors by shapes and order; the only one for safetensors; its first "
+            "kernel is of no known weights: torchvision's statistics, or say --preprocess.",
         ),
         (
             "top.safetensors",

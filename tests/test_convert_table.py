@@ -34,6 +34,7 @@ from test_convert_files import (
     write_keras_h5,
 )
 from test_convert_formats import batch_norms, torch_state, with_norms, write_tfjs, write_torch_legacy, write_torch_zip
+from test_convert_import_model import unnamed
 from test_convert_onnx import vgg_graph
 from test_hostile_fuzz import write_npy, write_npz
 
@@ -50,7 +51,7 @@ MARKERS = (f"<!-- table: {COMMAND} -->\n", "<!-- end of table -->\n")
 TITLES = ("dialect", "file", "holds", "inspect", "import", "verify", "export")
 TORCH = importlib.util.find_spec("torch") is not None
 WIDTHS, SIZE, CLASSES = (4, 4, 5, 6, 6), 64, ("ant", "bee", "cat")
-BGR = {"keras", "keras-numbered", "onnx-keras", "machrisaa"}  # as their authors feed them
+BGR = {"keras", "keras-numbered", "vggface", "onnx-keras", "machrisaa"}  # as their authors feed them
 EXPORTS = {"keras": "keras", "keras-weights": "h5", "onnx": "onnx", "torchvision": "safetensors"}
 EXPORTS |= {"safetensors": "safetensors"}
 
@@ -100,6 +101,31 @@ def keras_saved(shape="flat", names=lambda given: given.arrays):
         network.save_weights(path) if path.name.endswith(".weights.h5") else network.save(path)
 
     return write
+
+
+def keras_inside(path, given):
+    """With vgg16.preprocess_input traced into the graph."""
+    import keras
+
+    inputs = keras.Input((SIZE, SIZE, 3))
+    network = keras_network(given.arrays, given.spec, SIZE)
+    keras.Model(inputs, network(keras.applications.vgg16.preprocess_input(inputs))).save(path)
+
+
+def keras_unnamed(shape):
+    """As Keras before 3.7 and tf.keras 2.15 number the members of an archive, names and classes in another order."""
+
+    def write(path, given):
+        names = dict(zip(sorted(given.arrays, reverse=True), given.arrays.values(), strict=True))
+        keras_network(names, given.spec, SIZE, nested=shape == "nested").save(path)
+        unnamed(path)
+
+    return write
+
+
+def vggface(path, given):
+    names = {f"conv{name[5]}_{name[-1]}": pair for name, pair in given.convs.items()}
+    write_keras_h5(path, names | given.dense)
 
 
 def keras_npz(path, given):
@@ -161,16 +187,24 @@ def our_onnx(path, given):
         assert run("export", folder, path, "--no-verify")[0] == 0
 
 
-def torch_file(save, timm=False):
+def torch_file(save, timm=False, rename=lambda name: name):
     def write(path, given):
         head = {"hidden", "labels"} & given.dense.keys()
         state = torch_state(given.spec, given.convs, None if head else given.dense, side=2, timm=timm)
         if head:
-            kernel, bias = given.dense["labels"]
-            state |= {"classifier.1.weight": np.ascontiguousarray(kernel.T), "classifier.1.bias": bias}
-        save(path, state)
+            (hidden, bias), (labels, last) = given.dense["hidden"], given.dense["labels"]
+            rows = hidden.reshape(2, 2, -1, len(bias)).transpose(3, 2, 0, 1).reshape(len(bias), -1)
+            state |= {"classifier.0.weight": np.ascontiguousarray(rows), "classifier.0.bias": bias}
+            state |= {"classifier.3.weight": np.ascontiguousarray(labels.T), "classifier.3.bias": last}
+        save(path, {rename(name): array for name, array in state.items()})
 
     return write
+
+
+def sliced(match):
+    """LPIPS cuts VGG behind the last ReLU of each block."""
+    part = 1 + sum(int(match[1]) > end for end in (3, 8, 15, 22))
+    return f"slice{part}.{match[1]}"
 
 
 def torch_norms(path, given):
@@ -221,6 +255,10 @@ CASES = [
     Case("keras", "`.weights.h5`, VGG nested", "m.weights.h5", keras_saved("nested"), OWN),
     Case("keras", "`.keras`, VGG flat", "m.keras", keras_saved()),
     Case("keras", "`.keras`, VGG nested", "m.keras", keras_saved("nested"), OWN),
+    Case("keras", "whole model `.h5`, `preprocess_input` inside", "m.h5", keras_inside, OWN),
+    Case("keras", "`.keras`, `preprocess_input` inside", "m.keras", keras_inside, OWN),
+    Case("keras", "`.keras` before Keras 3.7, VGG flat", "m.keras", keras_unnamed("flat"), OWN),
+    Case("keras", "`.keras` before Keras 3.7, VGG nested", "m.keras", keras_unnamed("nested"), OWN),
     Case("keras", "`.npz` of Keras names", "w.npz", keras_npz),
     Case("keras", "tensorflow.js folder", "web", tfjs),
     Case("keras-numbered", "weights `.h5`", "w.h5", lambda path, given: write_keras_h5(path, numbered(given)), TOPS),
@@ -229,6 +267,7 @@ CASES = [
     Case("keras-numbered", "`.keras`", "m.keras", keras_saved(names=numbered), OWN),
     Case("keras-numbered", "`.npz`", "w.npz", renamed(keras_npz), NO_TOP),
     Case("keras-numbered", "tensorflow.js folder", "web", renamed(tfjs), NO_TOP),
+    Case("vggface", "weights `.h5`, layers called conv1_1 to conv5_3", "w.h5", vggface, NO_TOP),
     Case("onnx-keras", "`.onnx`", "m.onnx", onnx_graph("tf2onnx"), ("no top", "own head")),
     Case("onnx-torch", "`.onnx`", "m.onnx", onnx_graph("pytorch"), ("no top", "own head")),
     Case("onnx-vgg_flax", "`.onnx`", "m.onnx", our_onnx, OWN),
@@ -236,6 +275,22 @@ CASES = [
     Case("torchvision", "`.pth`, before torch 1.6", "w.pth", torch_file(write_torch_legacy)),
     Case("torchvision", "safetensors", "w.safetensors", torch_file(save_safetensors)),
     Case("torchvision", "`.pth` of `vgg16_bn`, `vgg19_bn`", "w.pth", torch_norms, NO_TOP),
+    *(
+        Case(
+            "torchvision",
+            f"`.pth`, layers called `{shown}`",
+            "w.pth",
+            torch_file(write_torch_zip, rename=rename),
+            names,
+        )
+        for shown, rename, names in (
+            ("module.features.0", lambda name: f"module.{name}", ("no top", "own head")),
+            ("features.module.0", lambda name: name.replace("features.", "features.module."), ("no top", "own head")),
+            ("backbone.0", lambda name: name.replace("features.", "backbone."), NO_TOP),
+            ("0", lambda name: name.replace("features.", ""), NO_TOP),
+            ("slice1.0", lambda name: re.sub(r"features\.(\d+)", sliced, name), NO_TOP),
+        )
+    ),
     Case("timm", "`.pth`, zip", "w.pth", torch_file(write_torch_zip, timm=True), TOPS),
     Case("timm", "safetensors", "w.safetensors", torch_file(save_safetensors, timm=True), TOPS),
     Case("machrisaa", "`.npy`", "vgg.npy", lambda path, given: write_npy(path, given.arrays), TOPS),
@@ -293,14 +348,21 @@ def imported(path, folder, case, given):
     """Bits against those that were written, through the folder that `import` makes."""
     expected = expected_backbone(given.convs) if case.dialect in BGR else as_stored(given.convs)
     if "hidden" in given.dense:
-        recipe = "bgr-caffe" if case.dialect in BGR else "rgb-torch"
-        code, _, _ = run("import", path, folder / "b", "--preprocess", recipe, "--classes", ",".join(CLASSES))
+        recipe = (
+            ["--preprocess", "bgr-caffe" if case.dialect in BGR else "rgb-torch"] if "inside" not in case.title else []
+        )
+        words = ["import", path, folder / "b", *recipe, "--classes", ",".join(CLASSES)]
+        code, _, error = run(*words)
+        said = ""
+        if "--head-activations" in error:
+            said = " (`--head-activations`)"
+            code, _, error = run(*words, "--head-activations", "relu")
         if code == 0:
             found = bundle.load(folder / "b").params
             names = {"fc1": "hidden", "predictions": "labels"}
             assert_same(found["backbone"], expected)
             assert_same(found["head"], {name: as_stored(given.dense)[own] for name, own in names.items()})
-            return "bit for bit, head included"
+            return f"bit for bit, head included{said}"
     code, _, error = run("import", path, folder / "w")
     if code:
         return refused(error)

@@ -4,6 +4,7 @@ Bits inside a tensor carry no check in most formats, so a changed value may pass
 foreign exception, a crash or a hang may not. `FUZZ_CASES` sets the number of cases a format.
 """
 
+import dataclasses
 import os
 import pickle
 import tempfile
@@ -23,7 +24,9 @@ from test_convert_onnx import vgg_graph
 
 import weights_convert
 from vgg_flax.errors import UserError
-from weights_convert import optimiser, readers
+from vgg_flax.network.params import flatten
+from weights_convert import convert, import_model, optimiser, readers
+from weights_convert.fold_head import Said
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 MOMENTS = np.arange(1, 25, dtype="f4").reshape(8, 3)  # an optimiser's, of a dense kernel
@@ -186,3 +189,94 @@ def test_every_truncation(good, name, tmp_path):
     whole = load(tmp_path / "whole")
     for length in sorted({*range(1, 40), *(len(data) * i // 64 for i in range(64)), *range(len(data) - 24, len(data))}):
         check(data[:length], whole)
+
+
+def whole_config():
+    """Of a model with everything that is read from an architecture, small as Keras 3 and tf.keras write it."""
+
+    def layer(kind, name, *reads, args=(), **config):
+        tensors = [{"class_name": "__keras_tensor__", "config": {"keras_history": [one, 0, 0]}} for one in reads]
+        nodes = [{"args": [*(tensors if kind != "Stack" else [tensors]), *args], "kwargs": {}}] if reads else []
+        return {"class_name": kind, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
+
+    layers = [layer("InputLayer", "images", batch_shape=[None, 32, 32, 3])]
+    ellipsis = {"class_name": "__ellipsis__", "config": {}}
+    layers += [layer("GetItem", f"c{i}", "images", args=[[ellipsis, i]]) for i in (2, 1, 0)]
+    constant = {"class_name": "__tensor__", "config": {"value": [[[[-103.9, -116.8, -123.7]]]]}}
+    layers += [layer("Stack", "stack", "c2", "c1", "c0", axis=-1), layer("Add", "add", "stack", args=[constant])]
+    before = "add"
+    for i, block in enumerate(SMALL16.blocks, 1):
+        for j in range(1, len(block) + 1):
+            name, relu = f"block{i}_conv{j}", "linear" if (i, j) == (1, 1) else "relu"
+            options = {"padding": "same", "strides": [1, 1], "activation": relu, "use_bias": True}
+            layers.append(layer("Conv2D", name, before, kernel_size=[3, 3], filters=block[0], **options))
+            before = name
+            if relu == "linear":
+                layers += [
+                    layer("BatchNormalization", "norm", name, axis=-1, epsilon=1e-3),
+                    layer("ReLU", "relu", "norm"),
+                ]
+                before = "relu"
+        options = {"pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
+        layers.append(layer("MaxPooling2D", f"block{i}_pool", before, **options))
+        before = f"block{i}_pool"
+    head = [("Flatten", {}), ("Dense", {"units": 5, "activation": "relu"}), ("BatchNormalization", {"epsilon": 1e-3})]
+    for i, (kind, config) in enumerate([*head, ("Dropout", {"rate": 0.5}), ("Dense", {"units": 2})]):
+        layers.append(layer(kind, f"head{i}", before, **config))
+        before = f"head{i}"
+    return {"class_name": "Functional", "config": {"layers": layers, "output_layers": [[before, 0, 0]]}}
+
+
+def whole_arrays():
+    rng = np.random.default_rng(2)
+    norms = {name: tuple(rng.uniform(0.5, 1, (4, n)).astype("f4")) for name, n in (("norm", 4), ("head2", 5))}
+    dense = {"head1": (6, 5), "head4": (5, 2)}
+    heads = {k: (rng.normal(size=s).astype("f4"), rng.normal(size=s[1]).astype("f4")) for k, s in dense.items()}
+    return random_backbone(SMALL16) | norms | heads
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights of a whole model as Keras 3 writes them."""
+    path = tmp_path_factory.mktemp("whole") / "w.weights.h5"
+    write_keras3(path, whole_arrays())
+    check_whole(path, whole_config())
+    return path
+
+
+def check_whole(path, config):
+    """A complete and finite model, or our error; the first convolution's input is one of 3 colours."""
+    with readers.open_source(path) as source:
+        source = dataclasses.replace(source, config=config)
+        plan = convert.plan(source, SMALL16)
+        backbone, head = import_model.read(source, plan, Said(recipe=True))
+        how = import_model.preparation("rgb-raw", head.image_size or 32, head)
+        bundle = import_model.make_bundle(plan, backbone, head, ("a", "b"), how, {})
+        for array in flatten(bundle.params).values():
+            assert np.isfinite(array).all()
+
+
+ODD = [None, True, 0, -1, 3, 2**40, 1e308, float("nan"), "", "x", "relu", "softmax", "Lambda", "TFOpLambda", "Resizing"]
+ODD += [[], {}, [1, 2, 3], [[0, 1], [1, 0]], {"class_name": "__slice__", "config": {"start": 0, "stop": 1, "step": 0}}]
+ODD += [["images", 0, 0], {"class_name": "__keras_tensor__", "config": {"keras_history": ["head4", 0, 9]}}]
+
+
+@settings(max_examples=10 * CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(edits=st.lists(st.tuples(position, st.sampled_from(ODD)), min_size=1, max_size=3))
+def test_changed_architectures(whole, edits):
+    """Any value of the architecture replaced by another: our own error, or a complete model."""
+    config = whole_config()
+    for where, what in edits:
+        places, stack = [], [config]
+        while stack:
+            node = stack.pop()
+            keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+            places += [(node, key) for key in keys]
+            stack += [node[key] for key in keys]
+        if places:
+            node, key = places[int(where * len(places))]
+            node[key] = what
+    try:
+        check_whole(whole, config)
+    except UserError as error:
+        assert "\n" not in str(error)

@@ -114,10 +114,10 @@ class _Walk:
             refuse(self.graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
 
     def _plain(self, config: dict[str, Any]) -> bool:
-        strides = config.get("strides", config.get("subsample", [1, 1]))
+        strides = config.get("strides", config.get("subsample", 1))
         padding = config.get("padding", config.get("border_mode"))
         return (
-            list(strides) == [1, 1]
+            strides in ([1, 1], 1)
             and padding == ("valid" if self.padded else "same")
             and _activation(config) in ("relu", "linear", None)
             and config.get("data_format") in ("channels_last", None)
@@ -155,7 +155,7 @@ def moves(source: Source, found: Backbone, bgr: bool) -> dict[str, Move]:
             parts = tuple(
                 one or constant(f"{norm.name}, no {part}", width, part == "gamma") for part, one in found_parts
             )
-        epsilon = float(norm.config.get("epsilon", 1e-3)) if norm else 0.0
+        epsilon = variables.epsilon(source, norm) if norm else 0.0
         for part, tensor in (("kernel", kernel), ("bias", bias)):
             target = f"backbone/{name}/{part}"
             result[target] = Move(source.path, target, tensor, bgr and target == FIRST, parts, epsilon)

@@ -163,7 +163,8 @@ class _Walk:
         last = source
         for entry in entries:
             kind, own = str(entry["class_name"]), entry["config"]
-            name = str((own.get("name") if isinstance(own, dict) else None) or entry.get("name"))
+            settings: Any = {} if isinstance(own, list) and kind in MODELS else own
+            name = str(settings.get("name") or entry.get("name"))
             folder = _snake_case(kind)
             here = f"{place}{folder}_{counts[folder]}" if counts[folder] else f"{place}{folder}"
             counts[folder] += 1
@@ -176,9 +177,9 @@ class _Walk:
             elif kind == "InputLayer" and source:
                 last = source
             else:
-                function = own.get("function") if kind in ("TFOpLambda", "SlicingOpLambda") else None
+                function = settings.get("function") if kind in ("TFOpLambda", "SlicingOpLambda") else None
                 kind = str(function).rpartition(".")[2] if function else kind
-                self.layers.append(Layer(kind, name, own, args, options, here))
+                self.layers.append(Layer(kind, name, settings, args, options, here))
                 last = Ref(len(self.layers) - 1)
             known[name] = last
         if last is None:

@@ -21,6 +21,7 @@ from weights_convert import convert, keras_config, runtimes
 from weights_convert.fold_head import Head, read_head
 from weights_convert.pixels import Inside
 from weights_convert.readers import open_source
+from weights_convert.rules import CAFFE, TORCH
 from weights_convert.tensor import Source, refuse
 from weights_convert.types import Say
 
@@ -79,7 +80,7 @@ def compare(
         expected = _ours(plan, backbone, head, theirs)
     name, found = runner(source.path, plan, np.ascontiguousarray(theirs))  # the file is closed: HDF5 locks it
     stages = []
-    if not prepares:  # a whole model's own preprocessing is not in its file
+    if not prepares and (plan.mean, plan.std) in (CAFFE, TORCH):  # a whole model's own preprocessing is not in its file
         stages.append(Stage("input", "preprocessing", difference(runtimes.published(plan, images), theirs)))
     for stage, values in expected.items():
         if stage in found:

@@ -14,7 +14,7 @@ import operator
 import struct
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def inside(source: Source, graph: Graph, first: int, stated: bool = False) -> In
     walk = _Evaluation(source, stated)
     for i in sorted(needed):
         walk.step(i, graph.layers[i])
-    given = walk.resolve(next(iter(graph.layers[first].reads), None))
+    given = walk.resolve_or_refuse(graph.layers[first])
     return walk.result(_picture(graph.layers[first]) if given is None else given)
 
 
@@ -145,6 +145,13 @@ class _Evaluation:
         self.values[i] = found if isinstance(found, list) else [found]
         if not layer.idle:
             self.steps.append(layer.name)
+
+    def resolve_or_refuse(self, layer: Layer) -> Any:
+        """What a layer reads first, or None."""
+        try:
+            return self.resolve(next(iter(layer.reads), None))
+        except (IndexError, TypeError, KeyError):
+            self._refuse(layer)
 
     def resolve(self, node: Any) -> Any:
         """Every `Ref` replaced by what it refers to."""
@@ -183,7 +190,7 @@ class _Evaluation:
             return found
         return MOVES[kind](x, args[1:], facts)
 
-    def _refuse(self, layer: Layer) -> None:
+    def _refuse(self, layer: Layer) -> NoReturn:
         if layer.kind == "Lambda":
             name = _probable_recipe(layer.config)
             probably = f"; it is probably {name}" if name else ""

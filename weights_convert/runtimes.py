@@ -23,7 +23,8 @@ from weights_convert.tensor import KERAS_3, Source, printable
 
 Runner = Callable[[Path, Plan, np.ndarray], tuple[str, dict[str, np.ndarray]]]
 PLAIN = {"Conv2D", "MaxPooling2D", "Flatten", "GlobalAveragePooling2D", "Dense", "BatchNormalization", "Activation"}
-PLAIN |= {"ReLU", "Softmax", "Rescaling", "Normalization"}
+PLAIN |= {"ReLU", "Softmax", "Rescaling", "Normalization", "ZeroPadding2D", "GlobalMaxPooling2D", "AveragePooling2D"}
+PLAIN |= {"Reshape", "GetItem", "Stack", "Add", "Subtract", "Multiply", "TrueDivide"}
 
 
 def choose(source: Source, plan: Plan) -> Runner:
@@ -81,7 +82,9 @@ def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[s
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras's errors have no common type
         raise UserError(f"{path}: Keras {keras.__version__} can't load it: {_first_line(error)}.") from None
-    return f"Keras {keras.__version__}", _walk(keras, model, inputs)
+    traced = len(getattr(model, "operations", model.layers)) > len(model.layers)  # such as preprocess_input
+    found = _answer(np.asarray(model(inputs, training=False))) if traced else _walk(keras, model, inputs)
+    return f"Keras {keras.__version__}", found
 
 
 def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:

@@ -67,7 +67,17 @@ def norm(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     assert variance is not None and mean is not None
     gamma, beta = read(source, layer, "gamma"), read(source, layer, "beta")
     with np.errstate(invalid="ignore", divide="ignore"):
-        scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + float(layer.config.get("epsilon", 1e-3)))
+        scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + epsilon(source, layer))
     if not np.isfinite(scale).all():
         refuse(source.path, f"layer {printable(layer.name)} has negative variances.")
     return scale, (0.0 if beta is None else beta) - mean * scale
+
+
+def epsilon(source: Source, layer: Layer) -> float:
+    """What a batch norm adds to its variance."""
+    found = layer.config.get("epsilon", 1e-3)
+    if not isinstance(found, (int, float)) or not 0 <= found < 1:
+        refuse(
+            source.path, f"layer {printable(layer.name)} has the epsilon {printable(found)}. Expected a small number."
+        )
+    return found

@@ -161,6 +161,8 @@ class Graph:
         while len(found) <= MAX_CHAIN:
             readers = [self.nodes[k] for k in self.readers.get(self.nodes[i].output[0], [])]
             readers = [node for node in readers if node.op_type != "Shape"]
+            if len(readers) > 1:  # a head may read several blocks; the backbone goes on with a convolution
+                readers = [node for node in readers if node.op_type == "Conv"]
             if len(readers) != 1 or not readers[0].output:
                 return found
             found.append(readers[0])
