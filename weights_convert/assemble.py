@@ -37,19 +37,13 @@ EXPECTED = "expected 13 or 16 convolutions of 3x3 that read each other, the firs
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """One layer in the file.
-
-    Attributes:
-      parts: {what the file calls it: tensor}.
-      torch: kernels are [out, in, ...].
-    """
+    """One layer in the file: its tensors by what the file calls them; torch's kernels are [out, in, ...]."""
 
     name: str
     parts: dict[str, Tensor]
     torch: bool
 
     def part(self, names: tuple[str, ...], number: int) -> Tensor | None:
-        """A tensor by one of its names, or its number."""
         return next((self.parts[name] for name in (*names, str(number)) if name in self.parts), None)
 
     @property
@@ -139,11 +133,7 @@ def _runs(convs: list[Module]) -> list[list[Module]]:
 
 
 class _Chain:
-    """The layers as they are put together, and the tensors that they use.
-
-    Args:
-      known: the order of batch norms and dense layers is.
-    """
+    """The layers as they are put together, and their tensors; `known`: the order of norms and dense layers is."""
 
     def __init__(self, path: Path, *, known: bool):
         self.path, self.known = path, known

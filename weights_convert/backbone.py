@@ -18,6 +18,7 @@ from weights_convert.mapping import Move
 from weights_convert.rules import DEPTHS, TOP_LAYERS, conv_names
 from weights_convert.tensor import Source, Tensor, WeightFileError, refuse
 
+PARTS = ("kernel", "bias")
 FIRST = "backbone/block1_conv1/kernel"
 EXPECTED = "Expected VGG's: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools"
 
@@ -169,19 +170,18 @@ def top(source: Source, graph: Graph, found: Backbone) -> dict[str, Move]:
     except WeightFileError:
         return {}
     chain = [layer for layer in layers if layer.kind not in ("Activation", "ReLU", "Softmax")]
-    dense = chain[1:]
-    kinds, names = [layer.kind for layer in chain], [layer.name for layer in dense]
-    if not found.pooled or kinds != ["Flatten", "Dense", "Dense", "Dense"] or tuple(names) != TOP_LAYERS:
+    names = [layer.name for layer in chain[1:] if layer.kind == "Dense"]
+    relus = [is_relu(layer) for layer in layers if layer.kind in ("Dense", "Activation", "ReLU")]
+    if not chain or not found.pooled or chain[0].kind != "Flatten" or tuple(names) != TOP_LAYERS or len(chain) != 4:
         return {}
-    relus = sum(is_relu(layer) for layer in layers if layer.kind in ("Dense", "Activation", "ReLU"))
-    if relus != 2 or is_relu(dense[-1]) or (is_relu(layers[-1]) and layers[-1].kind != "Dense"):
+    if sum(relus) != 2 or relus[-1] or any(layer.kind == "Activation" and not is_relu(layer) for layer in layers[:-1]):
         return {}
-    result = {}
-    for layer, part in ((layer, part) for layer in dense for part in ("kernel", "bias")):
-        tensor = variables.find(source, layer, part)
-        if tensor is None:
-            return {}
-        result[f"top/{layer.name}/{part}"] = Move(source.path, f"top/{layer.name}/{part}", tensor)
+    targets = [
+        (f"top/{layer.name}/{part}", variables.find(source, layer, part)) for layer in chain[1:] for part in PARTS
+    ]
+    result = {target: Move(source.path, target, tensor) for target, tensor in targets if tensor}
+    if len(result) != 6:
+        return {}
     square = math.isqrt(result["top/fc1/kernel"].shape[0] // found.channels(source)) ** 2 * found.channels(source)
     return result if square == result["top/fc1/kernel"].shape[0] else {}  # our pictures are square
 

@@ -203,11 +203,13 @@ class _Builder:
         if isinstance(name, dict):  # Keras 3 writes some activations as objects
             name = name.get("config")
         plain = self.scale is None and (self.dense or self.standardize is None)
-        if name in (None, "linear") or (
-            name == "relu" and plain and self.activation == ("relu" if self.dense else None)
+        if (
+            name is None
+            or name == "linear"
+            or (name == "relu" and plain and self.activation == ("relu" if self.dense else None))
         ):
             return  # what is positive already stays, as block 5's maps are
-        name = {"log_softmax": "softmax"}.get(name, name)
+        name = "softmax" if name == "log_softmax" else name
         known = self.dense and self.scale is None and name in ("relu", "softmax", "sigmoid")
         if self.activation is not None or not known:
             what = f"activation {printable(name)} of {printable(layer.name)}"

@@ -101,7 +101,7 @@ class Graph:
     def image_size(self) -> int | None:
         """Side of the square pictures that the model says it takes, if it says so."""
         shape = next((s for s in (_shape(layer.config) for layer in self.layers) if s), None)
-        if shape and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
+        if isinstance(shape, list) and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
             return shape[1]
         return None
 

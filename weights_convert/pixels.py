@@ -28,17 +28,15 @@ SYMBOLS = (5, 7, 11, 3)  # pictures, height, width, colours: sizes that tell the
 CONSTANT = {"Rescaling", "Normalization", "BatchNormalization", "Affine"}  # x * factor + summand
 EPSILON = 1e-7  # Keras's least standard deviation in Normalization
 LARGE, FAR = 10**9, 2**31 - 1
-MAX_CONSTANTS, MAX_STEPS = 4096, 200
+MAX_CONSTANTS, MAX_STEPS, FLOAT32 = 4096, 200, 3.4e38
 
 
 @dataclasses.dataclass(frozen=True)
 class Inside:
     """What happens to a picture inside the model: channel i becomes x[order[i]] * scale[i] + offset[i].
 
-    Attributes:
-      resized: (height and width, method) of a resizing layer.
-      steps: the layers that do something, for messages.
-      skipped: Lambda layers, which are never run.
+    `resized` is (height and width, method) of a resizing layer, `steps` the layers that do something, for messages, and
+    `skipped` Lambda layers, which are never run.
     """
 
     order: tuple[int, ...] = (0, 1, 2)
@@ -96,16 +94,12 @@ class Term:
 
 
 def inside(source: Source, graph: Graph, first: int, stated: bool = False) -> Inside:
-    """What the layers that lead to layer `first` do.
-
-    Args:
-      stated: the person has said how pictures are prepared, so that a Lambda layer is what they say.
+    """What the layers that lead to layer `first` do; with `stated`, Lambda layers are what the person says.
 
     Raises:
       WeightFileError: a layer that does anything else, by name.
     """
-    needed: set[int] = set()
-    stack = [first]
+    needed, stack = {first}, [first]
     while stack and len(needed) <= MAX_STEPS:
         reads = {ref.layer for ref in graph.layers[stack.pop()].reads} - needed
         needed |= reads
@@ -114,17 +108,16 @@ def inside(source: Source, graph: Graph, first: int, stated: bool = False) -> In
         refuse(source.path, f"has more than {MAX_STEPS} layers before its first convolution.")
     walk = _Evaluation(source, stated)
     for i in sorted(needed):
-        walk.step(i, graph.layers[i])
-    given = walk.resolve_or_refuse(graph.layers[first])
-    return walk.result(_picture(graph.layers[first]) if given is None else given)
+        walk.step(i, graph.layers[i] if i != first else dataclasses.replace(graph.layers[i], kind="Identity"))
+    return walk.result(walk.values[first][0])
 
 
-def _picture(layer: Layer) -> np.ndarray:
+def _picture(config: dict[str, Any]) -> np.ndarray:
     """The model's input."""
     terms = np.empty(int(np.prod(SYMBOLS)), object)
     terms[:] = [Term(i) for i in range(terms.size)]
     terms = terms.reshape(SYMBOLS)
-    return terms.transpose(0, 3, 1, 2) if layer.config.get("layout") == "nchw" else terms  # of an ONNX graph
+    return terms.transpose(0, 3, 1, 2) if config.get("layout") == "nchw" else terms  # of an ONNX graph
 
 
 class _Evaluation:
@@ -136,25 +129,16 @@ class _Evaluation:
         self.skipped: list[str] = []
 
     def step(self, i: int, layer: Layer) -> None:
-        """Evaluate one layer, whose arguments are known."""
         try:
             args, options = self.resolve([list(layer.args), layer.options])
-            found = self._compute(layer, args, options) if layer.reads else _picture(layer)
+            found = self._compute(layer, args, options) if layer.reads else _picture(layer.config)
         except (ValueError, IndexError, TypeError, KeyError, ArithmeticError, AttributeError):
             self._refuse(layer)
         self.values[i] = found if isinstance(found, list) else [found]
         if not layer.idle:
             self.steps.append(layer.name)
 
-    def resolve_or_refuse(self, layer: Layer) -> Any:
-        """What a layer reads first, or None."""
-        try:
-            return self.resolve(next(iter(layer.reads), None))
-        except (IndexError, TypeError, KeyError):
-            self._refuse(layer)
-
     def resolve(self, node: Any) -> Any:
-        """Every `Ref` replaced by what it refers to."""
         if isinstance(node, Ref):
             return self.values[node.layer][node.output]
         if isinstance(node, list):
@@ -200,7 +184,6 @@ class _Evaluation:
         refuse(self.source.path, f"{what}. Expected constants for each colour, or another order of the colours.")
 
     def result(self, x: Any) -> Inside:
-        """The whole chain."""
         steps = ", ".join(map(printable, self.steps)) or "the input"
         n, height, width, colours = SYMBOLS
         if np.shape(x) == (n, colours, height, width):  # ONNX's convolutions
@@ -297,16 +280,16 @@ def affine(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """(factor, summand) of a layer that multiplies and adds constants, as fractions."""
     if layer.kind == "Affine":  # an ONNX operator
         found = {t.key: read_float32(source.path, t) for t in source.tensors if t.key.startswith(f"{layer.name}/")}
-        scale, offset = found.get(f"{layer.name}/scale", np.ones(1)), found.get(f"{layer.name}/offset", np.zeros(1))
-        return _exact(scale), _exact(offset)
-    if layer.kind == "Rescaling":
-        by, plus = _constants(source, layer, {"offset": 0.0} | layer.config, "scale", "offset")
-        return _exact(by), _exact(plus)
-    if layer.kind == "BatchNormalization":
-        scale, offset = variables.norm(source, layer)
-        return _exact(scale), _exact(offset)
-    mean, deviation = map(_exact, moments(source, layer))
-    return 1 / deviation, -mean / deviation
+        pair = (found.get(f"{layer.name}/{part}", np.full(1, one)) for part, one in (("scale", 1.0), ("offset", 0.0)))
+    elif layer.kind == "Rescaling":
+        pair = _constants(source, layer, {"offset": 0.0} | layer.config, "scale", "offset")
+    elif layer.kind == "BatchNormalization":
+        pair = variables.norm(source, layer)
+    else:
+        mean, deviation = map(_exact, moments(source, layer))
+        pair = 1 / deviation, -mean / deviation
+    scale, offset = map(_exact, pair)
+    return scale, offset
 
 
 def moments(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -323,16 +306,15 @@ def moments(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
 def _constants(source: Source, layer: Layer, config: dict[str, Any], *keys: str) -> list[np.ndarray]:
     try:
         arrays = [np.asarray(config[key], np.float64).reshape(-1) for key in keys]
-        large = np.finfo(np.float32).max
-        if config.get("invert") or not all(array.size and (np.abs(array) <= large).all() for array in arrays):
-            raise ValueError
+        if all(array.size and (np.abs(array) < FLOAT32).all() for array in arrays) and not config.get("invert"):
+            return arrays
     except (KeyError, TypeError, ValueError):
-        refuse(source.path, f"layer {printable(layer.name)} has no finite constants in its configuration.")
-    return arrays
+        pass
+    refuse(source.path, f"layer {printable(layer.name)} has no finite constants in its configuration.")
 
 
 def _exact(values: Any) -> np.ndarray:
-    """Numbers as fractions; terms as they are."""
+    """Numbers as fractions; fractions and terms as they are."""
     array = np.asarray(values)
     if array.dtype == object:
         return array
