@@ -4,7 +4,9 @@ Bits inside a tensor carry no check in most formats, so a changed value may pass
 foreign exception, a crash or a hang may not. `FUZZ_CASES` sets the number of cases a format.
 """
 
+import copy
 import dataclasses
+import json
 import os
 import pickle
 import tempfile
@@ -19,7 +21,14 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_convert_files import SMALL16, conv_shapes, random_backbone, write_keras_h5
-from test_convert_formats import caffe_name, torch_state, write_torch_legacy, write_torch_zip
+from test_convert_formats import (
+    batch_norms,
+    caffe_name,
+    torch_state,
+    with_norms,
+    write_torch_legacy,
+    write_torch_zip,
+)
 from test_convert_onnx import vgg_graph
 
 import weights_convert
@@ -75,7 +84,25 @@ def write_npz(path, arrays):
         np.savez(file, **flat)
 
 
+def write_torch_head(path, arrays):
+    rng = np.random.default_rng(3)
+    state = with_norms(SMALL16, torch_state(SMALL16, arrays), batch_norms(SMALL16))
+    shapes = {"0.weight": (9, 24), "0.bias": (9,), "1.weight": (9,), "1.bias": (9,), "1.running_mean": (9,)}
+    shapes |= {"1.running_var": (9,), "4.weight": (3, 9), "4.bias": (3,)}
+    state |= {f"classifier.{name}": rng.uniform(0.5, 1, shape).astype("f4") for name, shape in shapes.items()}
+    write_torch_zip(path, state)
+
+
+def write_whole_archive(path, arrays):
+    write_keras3(path.with_suffix(".inner"), whole_arrays())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(whole_config()))
+        archive.write(path.with_suffix(".inner"), "model.weights.h5")
+
+
 WRITERS = {
+    "torch with a head": write_torch_head,
+    "keras archive, whole": write_whole_archive,
     "keras h5": write_keras_h5,
     "keras packed h5": write_packed,
     "keras 3 h5": write_keras3,
@@ -121,6 +148,9 @@ def check(data, whole=None):
             found = load(path)
             with readers.open_source(path) as source:
                 moments = optimiser.second_moments(source, MOMENTS.shape)
+                plan = convert.plan(source, SMALL16)
+                if plan.has_head:
+                    import_model.read(source, plan, Said(activations="relu"))
         except UserError as error:
             assert "\n" not in str(error)
             return
@@ -275,7 +305,7 @@ def test_changed_architectures(whole, edits):
             stack += [node[key] for key in keys]
         if places:
             node, key = places[int(where * len(places))]
-            node[key] = what
+            node[key] = copy.deepcopy(what)  # or else it may hold itself
     try:
         check_whole(whole, config)
     except UserError as error:

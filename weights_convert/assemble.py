@@ -73,9 +73,7 @@ def assemble(source: Source) -> Source:
             refuse(source.path, f"holds {printable(part)} of {printable(name)} twice. Expected one VGG in the file.")
     torch = source.dialects[0] in ("torchvision", "timm")
     modules = [Module(name, parts, torch) for name, parts in found.items()]
-    modules = [
-        one for one in modules if 0 < len(one.shape) <= 4 and not one.name.startswith("head/")
-    ]  # of our own files
+    modules = [one for one in modules if 0 < len(one.shape) <= 4 and not one.name.startswith("head/")]  # a head of ours
     convs = _convolutions(source, modules)
     chain = _Chain(source.path, known=source.ordered or torch)
     chain.backbone(convs, modules if source.ordered else sorted(modules, key=_natural))
@@ -85,9 +83,9 @@ def assemble(source: Source) -> Source:
     return dataclasses.replace(source, tensors=(*chain.tensors, *rest), config=own | config, by_place=False)
 
 
-def _natural(module: Module) -> list[Any]:
+def _natural(module: Module) -> list[str]:
     """Numbers by their size, for sorting."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", module.name)]
+    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", module.name)]
 
 
 def _convolutions(source: Source, modules: list[Module]) -> list[Module]:
@@ -126,7 +124,8 @@ def _runs(convs: list[Module]) -> list[list[Module]]:
             ends = list(itertools.accumulate(depths))
             blocks = [run[end - depth : end] for end, depth in zip(ends, depths, strict=True)]
             linked = all(a.shape[3] == b.shape[2] for a, b in itertools.pairwise(run))
-            if len(run) == ends[-1] and linked and all(len({m.shape[3] for m in block}) == 1 for block in blocks):
+            even = all(len({m.shape[3] for m in block}) == 1 for block in blocks)
+            if len(run) == ends[-1] and linked and even and all(module.shape[3] for module in run):
                 found.append(run)
                 break
     return found
@@ -211,7 +210,7 @@ class _Chain:
         a, b = one.split("."), other.split(".")
         common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
         numbers = [part[common] for part in (a, b) if len(part) > common]
-        numbered = len(numbers) == 2 and all(map(str.isdigit, numbers))
+        numbered = len(numbers) == 2 and all(number.isdecimal() and len(number) < 9 for number in numbers)
         if own or (a[common - 1 : common] == ["classifier"] and numbers in (["0", "3"], ["3", "6"])):
             self._layer("Activation", activation="relu")
         elif not numbered or int(numbers[1]) - int(numbers[0]) > 1:

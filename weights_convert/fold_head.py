@@ -80,7 +80,10 @@ def read_head(source: Source, said: Said | None = None) -> Head:
     size = before.resized[0] if before.resized else graph.image_size
     builder = _Builder(source, (said.image_size or size or 0) // 32)
     for layer in _stated(source, graph.behind(found.last), said.activations):
-        builder.add(layer)
+        try:
+            builder.add(layer)
+        except ValueError:
+            refuse(source.path, f"{layer.title} has shapes that do not fit what is before it.")
     return builder.finish(size, before, said.logit)
 
 
