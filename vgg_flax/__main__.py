@@ -47,6 +47,14 @@ VERBS = {
             "vgg-flax evaluate runs/train --data photos.zip --partial   some classes only",
         ),
     ),
+    "doctor": Verb(
+        "DoctorSettings",
+        "Find what is wrong with your photos: copies, wrong labels, leaks.",
+        (
+            "vgg-flax doctor photos/                          a ranked list, and a CSV for each finding",
+            "vgg-flax doctor photos.zip --name second_look",
+        ),
+    ),
     "webcam": Verb(
         "WebcamSettings",
         "Label what a camera, video, stream or folder of pictures shows.",

@@ -1,0 +1,219 @@
+"""`vgg-flax doctor`: photos with planted faults in, a ranked list and tables out; nothing of the user's is touched."""
+
+import csv
+import hashlib
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from planted import CHANGES, plant_copies, scene, swap_labels
+
+from vgg_flax import __main__ as program
+from vgg_flax.commands import doctor
+from vgg_flax.errors import UserError
+from vgg_flax.settings import DoctorSettings
+
+
+def write_scenes(folder, count, start=0):
+    """Scenes in two classes, the second one under a blue filter."""
+    for label, name in enumerate(("plain", "tinted")):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            image = scene(start + 1000 * label + i)
+            image = (image * ((1, 0.45, 0.45) if label else (1, 1, 1))).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"{i:03}.jpg"), image)
+    return folder
+
+
+@pytest.fixture
+def scenes(tmp_path, cache):
+    return write_scenes(tmp_path / "scenes", 40)
+
+
+def look(folder, tmp_path, **options):
+    """({kind: rows as dicts}, doctor.json) of the doctor's newest look."""
+    project = tmp_path / "runs"
+    doctor.main(DoctorSettings(str(folder), weights="random", image_size=64, project=project, **options))
+    newest = max(project.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return read(newest)
+
+
+def read(run):
+    tables = {path.stem: list(csv.DictReader(path.open(encoding="utf-8"))) for path in run.glob("*.csv")}
+    return tables, json.loads((run / "doctor.json").read_text(encoding="utf-8"))
+
+
+def grouped(rows):
+    """{file: number of its group}."""
+    return {row["file"]: row["group"] for row in rows}
+
+
+def found_of(planted, *tables):
+    """How many of the planted copies are in one group with their original."""
+    groups = [grouped(rows) for rows in tables]
+    return sum(any(one.get(copy) == one.get(original, "") for one in groups) for copy, original in planted.items())
+
+
+def state(folder):
+    return {
+        str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_planted_copies_are_found_and_nothing_is_touched(scenes, tmp_path, capsys):
+    planted = plant_copies(scenes, 10, seed=0)
+    before = state(scenes)
+    tables, record = look(scenes, tmp_path)
+    for kind, copies in planted.items():
+        assert found_of(copies, tables["near_copies"], tables["exact_copies"]) >= 9, kind
+    names = {name for copies in planted.values() for pair in copies.items() for name in pair}
+    assert {row["file"] for row in tables["near_copies"]} <= names, "false alarms"
+    assert state(scenes) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert "What to do first:" in lines and max(map(len, lines[:-2])) <= 80
+    assert len(tables["files"]) == 80 + 60
+    assert record["summary"]["classes"] == {"plain": 70, "tinted": 70} or record["summary"]["photos"] == 140
+    kinds = [one["kind"] for one in record["findings"]]
+    assert kinds.index("near_copies") < kinds.index("exact_copies")
+
+
+def test_sound_photos_get_no_alarm_and_a_second_look_its_own_folder(scenes, tmp_path, capsys):
+    tables, record = look(scenes, tmp_path)
+    assert not set(tables) & {"near_copies", "exact_copies", "contradictions", "across_splits", "damaged"}
+    assert len(tables.get("outliers", [])) <= 1
+    again, _ = look(scenes, tmp_path)
+    assert again == tables
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["doctor", "doctor2"]
+
+
+def test_copies_across_splits_and_under_two_labels_come_first(tmp_path, cache, capsys):
+    for split, start in (("train", 0), ("test", 500)):
+        write_scenes(tmp_path / "data" / split, 25, start)
+    data = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    straddling, double = {}, {}
+    for i in range(10):
+        kind = list(CHANGES)[i % len(CHANGES)]
+        original, copy = f"train/plain/{i:03}.jpg", f"test/plain/copy{i}.jpg"
+        cv2.imwrite(str(data / copy), CHANGES[kind](cv2.imread(str(data / original)), rng))
+        straddling[copy] = original
+    for i in range(10, 14):
+        original, copy = f"train/plain/{i:03}.jpg", f"train/tinted/copy{i}.jpg"
+        shutil.copy(data / original, data / copy)
+        double[copy] = original
+    tables, record = look(data, tmp_path)
+    assert found_of(straddling, tables["across_splits"]) >= 9
+    assert len(tables["across_splits"]) == len(grouped(tables["across_splits"])) <= 20
+    assert found_of(double, tables["contradictions"]) == 4 and len(tables["contradictions"]) == 8
+    assert {one["kind"] for one in record["findings"][:2]} == {"contradictions", "across_splits"}
+    assert record["summary"]["splits"] == {"test": 60, "train": 54}
+
+
+def test_what_can_not_be_read_is_listed_even_a_whole_class(scenes, tmp_path, capsys):
+    (scenes / "plain" / "cut.jpg").write_bytes((scenes / "plain" / "000.jpg").read_bytes()[:600])
+    (scenes / "broken").mkdir()
+    for i in range(3):
+        (scenes / "broken" / f"{i}.jpg").write_bytes(b"<html>no picture</html>")
+    tables, record = look(scenes, tmp_path)
+    reasons = {row["file"]: row["reason"] for row in tables["damaged"]}
+    assert reasons["plain/cut.jpg"] == "truncated JPEG" and "HTML" in reasons["broken/0.jpg"] and len(reasons) == 4
+    assert record["findings"][0]["kind"] == "damaged" and "'broken'" in record["findings"][0]["text"]
+
+
+def test_a_class_saved_as_png_is_said_first(scenes, tmp_path, capsys):
+    for path in sorted((scenes / "plain").iterdir()):
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)))
+        path.unlink()
+    tables, record = look(scenes, tmp_path)
+    assert record["findings"][0]["kind"] == "leaks" and "format" in {row["clue"] for row in tables["leaks"]}
+    assert "format 100% (PNG: 100% are plain)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_that_look_like_markup_are_harmless(scenes, tmp_path, capsys):
+    (scenes / "plain").rename(scenes / "[red]<b>$x_1$")
+    shutil.copy(scenes / "tinted" / "001.jpg", scenes / "tinted" / '=cmd, "x" [bold].jpg')
+    tables, _ = look(scenes, tmp_path)
+    assert 'tinted/=cmd, "x" [bold].jpg' in grouped(tables["exact_copies"])
+    assert "[red]<b>$x_1$ 40" in " ".join(capsys.readouterr().out.split())
+
+
+def test_digits_and_a_single_class_are_looked_at_too(tmp_path, cache, capsys):
+    write_scenes(tmp_path / "one", 12)
+    shutil.rmtree(tmp_path / "one" / "tinted")
+    try:
+        look(tmp_path / "one", tmp_path)
+    except UserError as error:
+        assert "class" in str(error)
+    else:
+        assert "1 class" in capsys.readouterr().out
+
+
+def test_the_verb_ends_with_0_and_a_mistake_with_one_line(scenes, tmp_path, capsys):
+    options = ["--weights", "random", "--image-size", "64", "--project", str(tmp_path / "runs"), "--name", "mine"]
+    program.main(["doctor", str(scenes), *options])
+    assert (tmp_path / "runs" / "mine" / "doctor.json").is_file()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        program.main(["doctor", str(tmp_path / "nowhere"), *options])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("error: ") == 1
+    with pytest.raises(SystemExit):
+        program.main(["doctor", str(scenes), "--name", "a/b"])
+    assert "expected a plain folder name" in capsys.readouterr().err
+
+
+REAL = pytest.mark.parametrize("name", ["masks", "pets"])
+
+
+@pytest.fixture
+def real(masks, tmp_path, name):
+    """A copy of real photos that a test may change."""
+    return shutil.copytree(masks.parent / name, tmp_path / name)
+
+
+def examine_real(folder, tmp_path):
+    doctor.main(DoctorSettings(str(folder), project=tmp_path / "runs"))
+    return read(max((tmp_path / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns))
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@REAL
+def test_real_photos_with_planted_faults(real, tmp_path, capsys):
+    """At least 9 of 10 of each kind, and below 2 % of the sound photos suspected."""
+    clean, record = examine_real(real, tmp_path)
+    count = record["summary"]["photos"]
+    assert len(clean["wrong_labels"]) < 0.02 * count and len(clean.get("outliers", [])) < 0.02 * count
+    planted = plant_copies(real, 10, seed=1)
+    moved = swap_labels(real, 10, seed=1)
+    tables, _ = examine_real(real, tmp_path)
+    copies = [tables.get(kind, []) for kind in ("near_copies", "exact_copies", "contradictions")]
+    found = {kind: found_of(some, *copies) for kind, some in planted.items()}
+    suspected = {row["file"] for row in tables["wrong_labels"]}
+    found["swapped"] = len(suspected & set(moved))
+    assert min(found.values()) >= 9, found
+    assert len(suspected - set(moved)) < 0.02 * count
+    known = {row["file"] for row in clean.get("near_copies", [])} | set(moved)
+    known |= {name for some in planted.values() for pair in some.items() for name in pair}
+    surplus = {row["file"] for row in tables["near_copies"]} - known
+    assert len(surplus) < 0.02 * count
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@REAL
+def test_real_photos_with_a_border_or_a_format_that_gives_the_class_away(real, tmp_path, capsys):
+    label = sorted(path.name for path in real.iterdir())[0]
+    for path in sorted((real / label).iterdir()):
+        image = cv2.imread(str(path))
+        deep = max(1, round(0.02 * min(image.shape[:2])))
+        image = cv2.copyMakeBorder(image, *[deep] * 4, cv2.BORDER_CONSTANT, value=(200, 60, 20))
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".png")), image)
+    tables, record = examine_real(real, tmp_path)
+    accuracy = {row["clue"]: float(row["accuracy"]) for row in tables["leaks"]}
+    assert accuracy["border"] > 0.95 and accuracy["format"] > 0.95
+    assert record["findings"][0]["kind"] == "leaks"
