@@ -1,9 +1,9 @@
 """Near-copies: the same photo, encoded again, scaled, cropped, mirrored or slightly turned.
 
-The network's features propose each picture's nearest neighbours; laying one picture over the other decides. Two photos
-of the same thing have like features, but only copies of one photo lie on each other pixel by pixel. The best affine map
-is found by maximising the correlation: Evangelidis and Psarakis, "Parametric Image Alignment Using Enhanced Correlation
-Coefficient Maximization", 2008.
+The network's features, and small thumbnails as they are and mirrored, propose each picture's nearest neighbours; laying
+one picture over the other decides. Two photos of the same thing have like features, but only copies of one photo lie on
+each other pixel by pixel. The best affine map is found by maximising the correlation: Evangelidis and Psarakis,
+"Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization", 2008.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from scipy.sparse.csgraph import connected_components
 
 from vgg_flax.console import bar
 from vgg_flax.data.prefetch import prefetch
+from vgg_flax.insight.neighbours import nearest
 
 PROPOSED = 3  # neighbours of each picture that are compared with it
+GLANCE = 12  # pixels of the side of a small thumbnail
+LIKE_AT_FIRST_SIGHT = 0.8  # squared distance of small thumbnails of length 1
 FARTHEST = 0.35  # squared distance of features of length 1: farther away, no copy was seen
 LEAST_OVERLAP = 0.6  # of the picture
 LEAST_CONTRAST = 2.0  # standard deviation in grey levels, below which there is nothing to compare
@@ -74,10 +77,13 @@ def near_copies(
       more: int `[m, 2]`, pairs to be compared as well.
       check: called between pairs; may raise to stop.
     """
-    pairs = _proposed(rows, distances, more)
+    grey = _thumbnails(images, len(rows))
+    near = np.nonzero(distances[:, :PROPOSED] <= FARTHEST)
+    by_features = np.stack([near[0], rows[near]], axis=1)
+    pairs = np.concatenate([by_features, *_alike_at_first_sight(grey), more.reshape(-1, 2)])
+    pairs = np.unique(np.sort(pairs, axis=1), axis=0)  # each once, the lower index first
     if not len(pairs):
         return []
-    grey = _thumbnails(images, len(rows))
     found = []
 
     def compare(k: int) -> Pair | None:
@@ -116,12 +122,20 @@ def laid_over(one: np.ndarray, other: np.ndarray, first: int = 0, second: int = 
     return best if best.likeness >= FINE.least else None
 
 
-def _proposed(rows: np.ndarray, distances: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """Pairs, each once, the lower index first: int64 `[m, 2]`."""
-    near = distances[:, :PROPOSED] <= FARTHEST
-    first, place = np.nonzero(near)
-    pairs = np.concatenate([np.stack([first, rows[first, place]], axis=1), more.reshape(-1, 2)])
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+def _alike_at_first_sight(grey: np.ndarray) -> list[np.ndarray]:
+    """For each picture the one most like it, as it is and mirrored, where it is like it at all: int `[m, 2]` twice.
+
+    Args:
+      grey: uint8 `[n, 64, 64]`.
+    """
+    whole = np.ones((GLANCE, GLANCE), bool)
+    small = np.stack([_details(_smooth(picture, GLANCE), whole).reshape(GLANCE, GLANCE) for picture in grey])
+    flat, found = small.reshape(len(grey), -1), []
+    for others in (None, np.ascontiguousarray(small[:, :, ::-1]).reshape(len(grey), -1)):
+        rows, distances = nearest(flat, 1, others)
+        near = np.nonzero(distances <= LIKE_AT_FIRST_SIGHT)
+        found.append(np.stack([near[0], rows[near]], axis=1))
+    return found
 
 
 def _thumbnails(images: Any, count: int) -> np.ndarray:
@@ -170,7 +184,7 @@ def _smooth(grey: np.ndarray, side: int) -> np.ndarray:
 
 
 def _details(smooth: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Without the slow changes of light, in which any two portraits are alike: float32 `[m]`, of the m pixels inside."""
+    """Without the slow changes of light, in which any two portraits are alike: float32 `[m]`, the pixels inside."""
     weights, wide = inside.astype(np.float32), inside.shape[0] / 12
     around = cv2.GaussianBlur(smooth * weights, (0, 0), wide) / np.maximum(
         cv2.GaussianBlur(weights, (0, 0), wide), 1e-6

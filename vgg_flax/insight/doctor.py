@@ -284,6 +284,7 @@ def _summary(examined: Examined, probabilities: np.ndarray | None) -> dict[str, 
         "megabytes": round(sum(one.bytes for one in examined.files) / 1e6, 3),
         "short_side": [int(min(sides)), int(np.median(sides)), int(max(sides))] if sides else [0, 0, 0],
         "told_apart": told,
+        "labels_doubted": probabilities is not None and labels.knows(probabilities, labels_),
     }
 
 

@@ -112,7 +112,7 @@ def _about(findings: Findings) -> list[str]:
     about = findings.summary
     counts = about["classes"]
     lines = [
-        f"{findings.source}: {about['photos']} photos of {len(counts)} classes, {about['megabytes']:.1f} MB",
+        f"{findings.source}: {counted(about['photos'], 'photo')}, {about['megabytes']:.1f} MB",
         f"classes: {_listed(counts)}",
     ]
     if about["splits"]:
@@ -120,7 +120,10 @@ def _about(findings: Findings) -> list[str]:
     least, middle, most = about["short_side"]
     lines.append(f"formats: {_listed(about['formats'])}; short side {least} to {most} pixels, median {middle}")
     if about["told_apart"] is not None:
-        lines.append(f"a quick model, asked about photos it has not seen, is right on {about['told_apart']:.1%}")
+        doubts = "" if about["labels_doubted"] else ": too few to doubt a label"
+        lines.append(
+            f"a quick model, asked about photos it has not seen, is right on {about['told_apart']:.1%}{doubts}"
+        )
     return lines
 
 

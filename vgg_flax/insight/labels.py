@@ -6,7 +6,6 @@ arXiv:1911.00068.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,23 +38,6 @@ class Alike(NamedTuple):
     first_as_second: int
     second_as_first: int
     share: float
-
-
-@dataclasses.dataclass(frozen=True)
-class OutOfFold:
-    """What models say of photos that they have not learned from.
-
-    Attributes:
-      probabilities: float64 `[n, classes]`.
-      accuracy: of the most probable class.
-    """
-
-    probabilities: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def accuracy(self) -> float:
-        return float((self.probabilities.argmax(1) == self.labels).mean())
 
 
 def out_of_fold(
@@ -97,10 +79,14 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     A class claims a photo when it is its most probable class, and nearly as probable as this class is on average for
     photos that bear its label. Classes of few photos neither claim nor are claimed from.
 
+    Models that are not half way from guessing to always right know too little to doubt a label: nothing is claimed then.
+
     Args:
       probabilities: `[n, classes]`, out of fold.
       labels: int `[n]`.
     """
+    if not knows(probabilities, labels):
+        return []
     rows, classes = np.arange(len(labels)), probabilities.shape[1]
     counts = np.bincount(labels, minlength=classes)
     own, best = probabilities[rows, labels], probabilities.argmax(1)
@@ -109,6 +95,12 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     claimed = (best != labels) & (probabilities[rows, best] >= CONFIDENCE * mean[best]) & known[best] & known[labels]
     found = [Suspect(int(i), int(best[i]), float(probabilities[i, best[i]]), float(own[i])) for i in rows[claimed]]
     return sorted(found, key=lambda one: (one.given - one.probability, one.row))
+
+
+def knows(probabilities: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether models are at least half way from always answering the largest class to always right."""
+    guessing = np.bincount(labels).max() / len(labels)
+    return float((probabilities.argmax(1) == labels).mean()) >= (1 + guessing) / 2
 
 
 def alike(probabilities: np.ndarray, labels: np.ndarray) -> list[Alike]:

@@ -10,22 +10,26 @@ from vgg_flax.answers.judge import BLOCK_BYTES, NEIGHBOURS, unit_rows
 ODDS = 1 / 2_000  # how seldom a picture would be so far away if the distances were lognormal
 
 
-def nearest(averages: np.ndarray, count: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    features: np.ndarray, count: int = NEIGHBOURS, others: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The pictures most alike to each, itself left out, in blocks: memory does not grow with the square.
 
     Args:
-      averages: float32 `[n, channels]`, averages of block 5.
+      features: float32 `[n, channels]`, such as averages of block 5.
       count: at most so many; never more than n - 1.
+      others: float32 `[n, channels]`, the same pictures changed, which are searched instead; unset: the features.
 
     Returns:
       (indices int64 `[n, count]`, nearest first; squared distances of the rows scaled to length 1, float32).
     """
-    units = unit_rows(averages)
+    units = unit_rows(features)
+    searched = units if others is None else unit_rows(others)
     count = max(0, min(count, len(units) - 1))
     rows, distances = np.empty((len(units), count), np.int64), np.empty((len(units), count), np.float32)
     step = max(1, BLOCK_BYTES // (4 * max(1, len(units))))
     for start in range(0, len(units) if count else 0, step):
-        block = np.maximum(0, 2 - 2 * units[start : start + step] @ units.T)
+        block = np.maximum(0, 2 - 2 * units[start : start + step] @ searched.T)
         here = np.arange(len(block))
         block[here, start + here] = np.inf  # but for itself
         some = np.argpartition(block, count - 1, axis=1)[:, :count]
