@@ -206,15 +206,18 @@ def _told(some: Sequence[leaks.Clue]) -> str:
 
 
 def _outliers(examined: Examined, same: Copies) -> Finding | None:
-    far = neighbours.outliers(same.distances)
+    if same.distances.shape[1] < neighbours.NEIGHBOURS:
+        return None
+    distances = same.distances[:, neighbours.NEIGHBOURS - 1]
+    far = neighbours.outliers(distances)
     if not len(far):
         return None
     names, classes = examined.names, examined.dataset.classes
-    middle = float(np.median(same.distances[:, neighbours.NEIGHBOURS - 1]))
+    middle = max(float(np.median(distances)), 1e-6)
     rows = []
     for k in far:
-        i, times = same.first[k], same.distances[k, neighbours.NEIGHBOURS - 1] / max(middle, 1e-6)
-        rows.append((names[i], classes[examined.labels[i]], round(float(times), 2), names[same.first[same.rows[k, 0]]]))
+        i, times = same.first[k], float(distances[k]) / middle
+        rows.append((names[i], classes[examined.labels[i]], round(times, 2), names[same.first[same.rows[k, 0]]]))
     return Finding(
         "outliers",
         len(rows),

@@ -79,7 +79,7 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
     A class claims a photo when it is its most probable class, and nearly as probable as this class is on average for
     photos that bear its label. Classes of few photos neither claim nor are claimed from.
 
-    Models that are not half way from guessing to always right know too little to doubt a label: nothing is claimed then.
+    Models that are not half way from guessing to always right know too little to doubt a label: nothing is found then.
 
     Args:
       probabilities: `[n, classes]`, out of fold.

@@ -46,11 +46,11 @@ def outliers(distances: np.ndarray) -> np.ndarray:
     two thirds of the pictures, on the wider side: a few outliers don't move either.
 
     Args:
-      distances: float32 `[n, 5]`, as `nearest` gives them; with fewer columns nothing is far.
+      distances: `[n]`, squared, of each picture from the 5th nearest, in any unit.
     """
-    if distances.shape[1] < NEIGHBOURS or not len(distances):
+    if not len(distances):
         return np.empty(0, np.int64)
-    logs = np.log(np.maximum(distances[:, NEIGHBOURS - 1], 1e-6))
+    logs = np.log(np.maximum(distances, 1e-6))
     low, middle, high = np.quantile(logs, (0.1587, 0.5, 0.8413))  # one deviation apart in a normal distribution
     limit = middle + float(norm.isf(ODDS)) * max(middle - low, high - middle, 0.05)
     far = np.flatnonzero(logs > limit)
