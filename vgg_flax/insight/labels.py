@@ -100,7 +100,7 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
 def knows(probabilities: np.ndarray, labels: np.ndarray) -> bool:
     """Whether models are at least half way from always answering the largest class to always right."""
     guessing = np.bincount(labels).max() / len(labels)
-    return float((probabilities.argmax(1) == labels).mean()) >= (1 + guessing) / 2
+    return bool((probabilities.argmax(1) == labels).mean() >= (1 + guessing) / 2)
 
 
 def alike(probabilities: np.ndarray, labels: np.ndarray) -> list[Alike]:

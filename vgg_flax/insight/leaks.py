@@ -20,7 +20,7 @@ FOLDS = 5
 BORDER, SEGMENTS = 3, 8  # per cent of the side; places along each side whose colours are averaged
 SIGNIFICANT = 0.001  # how seldom guessing would be right so often
 LEAST_GAIN = 0.05  # of the accuracy over guessing: less helps no model, however surely it is measured
-STRONG = 0.5  # of the way from guessing to always right
+STRONG = 0.7  # of the way from guessing to always right
 LEAST_PHOTOS = 20  # below, nothing is significant
 CHUNK = 256  # pictures that are read at a time
 
