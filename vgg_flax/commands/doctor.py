@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vgg_flax import console
+from vgg_flax import console, ending
 from vgg_flax.cache import cache_dir
 from vgg_flax.files import new_folder, sweep
 from vgg_flax.settings import DoctorSettings, SplitSettings, TrainSettings
-from vgg_flax.training import runs
 
 if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.insight.doctor import Examined
@@ -20,11 +19,11 @@ def main(settings: DoctorSettings) -> None:
     from vgg_flax.insight import doctor, findings
     from vgg_flax.report import doctor as pictures
 
-    with runs.listening() as check:
+    with ending.listening() as check:
         try:
             examined = examine(settings, check)
             found = doctor.diagnose(examined, check)
-        except runs.Stopped as stopped:
+        except ending.Stopped as stopped:
             console.say(f"stopped by {stopped}. What was computed is kept; start it again to go on.")
             raise SystemExit(stopped.code) from None
     folder = new_folder(settings.project, settings.name or "doctor")

@@ -12,6 +12,7 @@ from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.decode import decode
 from vgg_flax.errors import BadImage
 from vgg_flax.insight.findings import Finding, Findings
+from vgg_flax.report import fonts
 from vgg_flax.report.sheets import Cell, draw_sheet
 
 MOST = 24  # photos of a finding on its sheet
@@ -37,6 +38,7 @@ def write(folder: Path, findings: Findings, dataset: Dataset) -> None:
     for kind in (*GROUPED, *SINGLE):
         if one := findings.get(kind):
             cells = (_groups if kind in GROUPED else _photos)(one, read)
+            cells = [(photos, fonts.drawable(lines)[0]) for photos, lines in cells]
             draw_sheet(cells, f"{_title(kind)}: {one.count}", folder / f"{kind}.png")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from vgg_flax.report.pictures import STYLE
+from vgg_flax.report.style import save, styled
 
 Cell = tuple[Sequence[np.ndarray], Sequence[str]]
 COLUMNS = 6
@@ -23,7 +23,8 @@ def draw_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
     wide = max(len(pictures) for pictures, _ in cells)
     columns = max(1, COLUMNS // wide)
     rows = -(-len(cells) // columns)
-    with plt.rc_context(STYLE):
+    texts = [line for _, lines in cells for line in lines]
+    with plt.rc_context(styled([title, *texts])):
         figure, axes = plt.subplots(
             rows, columns, figsize=(2.1 * wide * columns, 2.9 * rows + 0.5), squeeze=False, gridspec_kw={"hspace": 0.05}
         )
@@ -34,8 +35,7 @@ def draw_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
             below = "\n".join(_tail(line, 25 * wide) for line in lines)
             axis.text(0, -0.03, below, transform=axis.transAxes, va="top", size=8)
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-        figure.savefig(path)
-        plt.close(figure)
+        save(figure, path)
 
 
 def _squared(picture: np.ndarray, side: int = 200) -> np.ndarray:
