@@ -8,8 +8,8 @@ from conftest import make_photos, write_photos
 
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
+from vgg_flax.commands.train import train
 from vgg_flax.insight.checkup import check_run, in_one_line
-from vgg_flax.settings import OptimizerSettings, TrainSettings
 
 
 def answers(photos, wrong=(), folds=True):
@@ -44,15 +44,8 @@ def test_one_line_says_what_was_found_and_what_looks_closer():
 
 
 def test_a_run_tells_what_it_found(tmp_path, cache, capsys):
-    from vgg_flax.commands import train
-    from vgg_flax.training import runs
-
     folder = write_photos(tmp_path / "photos", {"blue": 15, "green": 15, "red": 15})
-    settings = TrainSettings(
-        str(folder), weights="random", image_size=32, project=tmp_path / "runs", optimizer=OptimizerSettings(epochs=40)
-    )
-    with runs.open_run(settings) as run:
-        train.train_run(run, lambda: None)
+    train(data=str(folder), weights="random", image_size=32, project=tmp_path / "runs", epochs=40)
     report = json.loads((tmp_path / "runs" / "train" / "report.json").read_text())
     assert set(report["doctor"]) >= {"wrong_labels", "near_copy_groups", "outliers"}
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("doctor: ")]

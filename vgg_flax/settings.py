@@ -173,8 +173,10 @@ class TrainSettings:
 def check_train(settings: TrainSettings) -> None:
     """Every value in its range, and those that exclude each other. Raises UserError."""
     network, optimizer, split = settings.network, settings.optimizer, settings.split
-    _check_size(settings.image_size)
-    _check_folder(settings.name)
+    size, name = settings.image_size, settings.name
+    _check("image-size", size, size == "auto" or 32 <= size <= 1024, "auto, or 32 to 1024 (pixels)")
+    ok = name is None or (re.fullmatch(r"[^/\\\0]+", name) is not None and name not in (".", ".."))
+    _check("name", name, ok, "a plain folder name; the folder it lies in is --project")
     _check("epochs", optimizer.epochs, optimizer.epochs is None or optimizer.epochs >= 1, "at least 1")
     _check("batch-size", optimizer.batch_size, optimizer.batch_size >= 1, "at least 1")
     lr, decay = optimizer.lr, optimizer.weight_decay
@@ -273,30 +275,6 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class DoctorSettings:
-    """Find what is wrong with labelled photos: copies, wrong labels, leaks, outliers, damage. Changes none of them."""
-
-    data: Annotated[str, Positional, Alias(metavar="DATA")]
-    """Labelled photos, as `vgg-flax train --data` takes them."""
-    label: Annotated[Optional[str], Alias(metavar="REGEX")] = None
-    """For photos in one folder: the class is group 1 of this regular expression, found in the file name."""
-    group: Annotated[Optional[str], Alias(metavar="folder|REGEX")] = None
-    """Photos that belong together, as in `vgg-flax train`: the model that doubts a label has seen none of its group."""
-    weights: str = "imagenet"
-    """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
-    image_size: Annotated[Union[int, Literal["auto"]], Alias(aliases=["--imgsz"])] = "auto"
-    """Side of the network's square input in pixels, from 32 up; auto as in `vgg-flax train`, which shares the work."""
-    name: Optional[str] = None
-    """Folder for the results inside --project; unset: doctor, doctor2, ..."""
-    project: Path = Path("runs")
-    """Folder of all runs."""
-
-    def __post_init__(self) -> None:
-        _check_folder(self.name)
-        _check_size(self.image_size)
-
-
-@dataclasses.dataclass(frozen=True)
 class CacheSettings:
     """List what is kept between runs: decoded photos, features, weights, compiled programs."""
 
@@ -307,16 +285,6 @@ class CacheSettings:
 def _check(option: str, found: Any, ok: bool, expected: str) -> None:
     if not ok:
         raise UserError(f"--{option} is {found}, expected {expected}.")
-
-
-def _check_size(size: int | str) -> None:
-    ok = size == "auto" or (isinstance(size, int) and 32 <= size <= 1024)
-    _check("image-size", size, ok, "auto, or 32 to 1024 (pixels)")
-
-
-def _check_folder(name: str | None) -> None:
-    ok = name is None or (re.fullmatch(r"[^/\\\0]+", name) is not None and name not in (".", ".."))
-    _check("name", name, ok, "a plain folder name; the folder it lies in is --project")
 
 
 def to_flat(settings: Any) -> dict[str, Any]:

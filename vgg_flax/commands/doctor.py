@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from vgg_flax import console, ending
 from vgg_flax.cache import cache_dir
+from vgg_flax.doctor_settings import DoctorSettings
 from vgg_flax.files import new_folder, sweep
-from vgg_flax.settings import DoctorSettings, SplitSettings, TrainSettings
 
 if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.insight.doctor import Examined
@@ -56,7 +56,7 @@ def examine(settings: DoctorSettings, check: Callable[[], None]) -> Examined:
 
     sweep(cache_dir())
     keep_compiled_programs()
-    training = as_training(settings)
+    training = settings.training
     weights = load_weights(training, BACKBONES[training.network.model])
     dataset = open_dataset(settings.data, label=settings.label, group=settings.group)
     for line in dataset.notes:
@@ -78,14 +78,3 @@ def examine(settings: DoctorSettings, check: Callable[[], None]) -> Examined:
     _, first = np.unique(contents, return_index=True)
     likely = first[copies.near_pairs(pictures.rows([keys[i] for i in first], "hash")[:], lambda count: check())]
     return Examined(dataset, seen, reasons | wrong, kept, images, pooled, spec.backbone, likely)
-
-
-def as_training(settings: DoctorSettings) -> TrainSettings:
-    """What training would do with the same options: the same picture size and network, so that work is shared."""
-    return TrainSettings(
-        data=settings.data,
-        label=settings.label,
-        weights=settings.weights,
-        image_size=settings.image_size,
-        split=SplitSettings(),
-    )

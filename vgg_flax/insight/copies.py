@@ -24,7 +24,7 @@ from vgg_flax.insight.neighbours import nearest
 PROPOSED = 3  # neighbours of each picture that are compared with it
 GLANCE = 12  # pixels of the side of a small thumbnail
 LIKE_AT_FIRST_SIGHT = 0.8  # squared distance of small thumbnails of length 1
-FARTHEST = 0.35  # squared distance of features of length 1: farther away, no copy was seen
+FARTHEST = 0.6  # squared distance of features of length 1: farther away, no copy was seen
 LEAST_OVERLAP = 0.6  # of the picture
 LEAST_CONTRAST = 2.0  # standard deviation in grey levels, below which there is nothing to compare
 CHUNK = 256  # pictures that are read at a time
@@ -111,15 +111,16 @@ def laid_over(one: np.ndarray, other: np.ndarray, first: int = 0, second: int = 
     Args:
       one, other: uint8 grey `[64, 64]`.
     """
-    best = Pair(first, second, -1.0, False)
     for mirrored in (False, True):
         turned = np.ascontiguousarray(other[:, ::-1]) if mirrored else other
-        likeness, found = _align(one, turned, COARSE, np.eye(2, 3, dtype=np.float32))
-        if likeness >= COARSE.least:
-            found[:, 2] *= FINE.side / COARSE.side
-            likeness, _ = _align(one, turned, FINE, found)
-            best = max(best, Pair(first, second, round(likeness, 4), mirrored), key=lambda pair: pair.likeness)
-    return best if best.likeness >= FINE.least else None
+        for fixed, moving in ((one, turned), (turned, one)):  # the search may go astray one way and not the other
+            likeness, found = _align(fixed, moving, COARSE, np.eye(2, 3, dtype=np.float32))
+            if likeness >= COARSE.least:
+                found[:, 2] *= FINE.side / COARSE.side
+                likeness, _ = _align(fixed, moving, FINE, found)
+                if likeness >= FINE.least:
+                    return Pair(first, second, round(likeness, 4), mirrored)
+    return None
 
 
 def _alike_at_first_sight(grey: np.ndarray) -> list[np.ndarray]:
