@@ -52,7 +52,7 @@ VERBS = {
         "DoctorSettings",
         "Find what is wrong with your photos: copies, wrong labels, leaks.",
         (
-            "vgg-flax doctor photos/                          a ranked list, and a CSV for each finding",
+            "vgg-flax doctor photos/          a ranked list, and a CSV for each finding",
             "vgg-flax doctor photos.zip --name second_look",
         ),
         "vgg_flax.doctor_settings",
