@@ -57,7 +57,7 @@ def _photos(finding: Finding, read: Callable[[str], np.ndarray]) -> list[Cell]:
         if "suggested" in row:
             lines.append(f"looks like {row['suggested']} {row['probability_of_suggested']:.0%}")
         else:
-            lines.append(f"{row['times_the_usual_distance']} times the usual distance")
+            lines.append(f"{row['times_the_usual_distance']} x the usual distance")
         cells.append(([read(str(row["file"]))], [*lines, str(row["file"])]))
     return cells
 

@@ -21,7 +21,7 @@ def draw_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
       cells: each a few uint8 RGB pictures `[height, width, 3]` and lines of text.
     """
     wide = max(len(pictures) for pictures, _ in cells)
-    columns = max(1, COLUMNS // wide)
+    columns = max(2, min(COLUMNS // wide, len(cells)))
     rows = -(-len(cells) // columns)
     texts = [line for _, lines in cells for line in lines]
     with plt.rc_context(styled([title, *texts])):
@@ -32,7 +32,7 @@ def draw_sheet(cells: Sequence[Cell], title: str, path: Path) -> None:
             axis.axis("off")
         for axis, (pictures, lines) in zip(axes.flat, cells, strict=False):
             axis.imshow(np.hstack([_squared(picture) for picture in pictures]))
-            below = "\n".join(_tail(line, 25 * wide) for line in lines)
+            below = "\n".join(_tail(line, 30 * wide) for line in lines)
             axis.text(0, -0.03, below, transform=axis.transAxes, va="top", size=8)
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
         save(figure, path)
