@@ -14,6 +14,7 @@ WAYS = [
     ["-m", "vgg_flax", "train"],
     ["-m", "vgg_flax", "webcam"],
     ["-m", "vgg_flax", "predict"],
+    ["-m", "vgg_flax", "doctor"],
     ["-m", "vgg_flax", "cache"],
     ["-m", "vgg_flax"],
 ]

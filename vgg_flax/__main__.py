@@ -12,11 +12,12 @@ from vgg_flax import ending
 
 
 class Verb(NamedTuple):
-    """A command: the class of its settings, a line that says what it does, and examples."""
+    """A command: the class of its settings, a line that says what it does, examples, and where the settings are."""
 
     settings: str
     summary: str
     examples: tuple[str, ...] = ()
+    module: str = "vgg_flax.settings"
 
 
 VERBS = {
@@ -46,6 +47,15 @@ VERBS = {
             "vgg-flax evaluate runs/train --data new_photos/",
             "vgg-flax evaluate runs/train --data photos.zip --partial   some classes only",
         ),
+    ),
+    "doctor": Verb(
+        "DoctorSettings",
+        "Find what is wrong with your photos: copies, wrong labels, leaks.",
+        (
+            "vgg-flax doctor photos/          a ranked list, and a CSV for each finding",
+            "vgg-flax doctor photos.zip --name second_look",
+        ),
+        "vgg_flax.doctor_settings",
     ),
     "webcam": Verb(
         "WebcamSettings",
@@ -114,11 +124,14 @@ def _run(args: list[str]) -> None:
 
 
 def _settings(verb: str, args: list[str]) -> Any:
-    from vgg_flax import cli, settings
+    import importlib
+
+    from vgg_flax import cli
 
     about = VERBS[verb]
     description = "\n".join([about.summary, "", *(f"  {line}" for line in about.examples)])
-    return cli.parse(getattr(settings, about.settings), description, args, prog=f"vgg-flax {verb}")
+    kind = getattr(importlib.import_module(about.module), about.settings)
+    return cli.parse(kind, description, args, prog=f"vgg-flax {verb}")
 
 
 def _help() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vgg_flax import ending
+from vgg_flax.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp(\.\w+)?")
 WEEK = 7 * 24 * 3600.0  # seconds; no process is expected to write one file for longer
@@ -51,6 +53,26 @@ def _remove(path: Path) -> None:
 
 
 ending.last_steps.append(_remove_unfinished)
+
+
+def new_folder(parent: Path, stem: str) -> Path:
+    """A new, empty folder: `stem`, or else the first free of stem2, stem3, ...
+
+    Raises:
+      UserError: it can't be made.
+    """
+    for number in itertools.count(1):
+        folder = parent / (stem if number == 1 else f"{stem}{number}")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            if not parent.is_dir():
+                raise UserError(f"{parent} is a file, expected a folder. Choose another --project.") from None
+        except OSError as error:
+            raise UserError(f"{folder} can't be made: {error.strerror}. Choose another --project.") from None
+    raise AssertionError
 
 
 def sync_folder(folder: Path) -> None:

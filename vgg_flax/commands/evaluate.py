@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vgg_flax import cli, console, ending
 from vgg_flax.errors import UserError
-from vgg_flax.files import write_atomic
+from vgg_flax.files import new_folder, write_atomic
 from vgg_flax.settings import EvaluateSettings
 
 if TYPE_CHECKING:  # JAX takes seconds to import
@@ -48,7 +47,7 @@ def evaluate(settings: EvaluateSettings, check: Callable[[], None]) -> Path:
 
         results["robust"] = robust_accuracy(predictor.bundle, photos)
     check()
-    folder = new_folder(settings.project, settings.name)
+    folder = new_folder(settings.project, settings.name or "evaluate")
     record = {"model": str(settings.model), "data": settings.data, "photos": {**photos.found, **found}}
     predictions.save(folder / "predictions.npz")
     report.write_test(folder, photos, predictions, judge)
@@ -157,16 +156,3 @@ def answers(photos: Photos, predictor: Predictor, check: Callable[[], None]) -> 
         nearest=np.full((count, NEIGHBOURS), -1),
         own_val=np.array(False),
     )
-
-
-def new_folder(project: Path, name: str | None) -> Path:
-    """A folder that was not there before: `evaluate`, `evaluate2`, ..."""
-    stem = name or "evaluate"
-    for number in itertools.count(1):
-        folder = project / (stem if number == 1 else f"{stem}{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError

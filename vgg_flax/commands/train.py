@@ -62,7 +62,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     """The story of a run. `check` raises Stopped once Ctrl-C or SIGTERM has come."""
     from vgg_flax.compilation import keep_compiled_programs
     from vgg_flax.data import photos as data
-    from vgg_flax.insight import metrics
+    from vgg_flax.insight import checkup, metrics
     from vgg_flax.network.spec import BACKBONES, CUTS
     from vgg_flax.store import FeatureStore
     from vgg_flax.training import fit
@@ -96,17 +96,19 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         judge = predictions.judge(settings.answer.min_precision)
         judge, predictions = with_photos(judge, predictions, fitted, feed)
         results = metrics.evaluate_run(predictions, judge)
+        found = checkup.check_run(photos, predictions, judge)
         check()
     with clock("report"):
         record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
         run.tracker.finish(results, {path.stem: path for path in sorted(run.folder.glob("*.png"))})
         check()
     doubts = metrics.warnings(predictions, results["test"])
-    record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts]}
+    record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts], "doctor": found}
     computed = {"decoded": photos.decoded, "rows": store.computed}
     run.write_report({**results, **record, "computed": computed, "timings": clock.seconds})
     for doubt in doubts:
         console.warn(doubt)
+    console.say(checkup.in_one_line(found, settings.data))
     console.show_results(results["test"], run.folder)
     console.show_live(run.folder)
     if doubts:

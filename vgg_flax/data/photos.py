@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -150,8 +150,7 @@ def load(settings: TrainSettings, check: Callable[[], None] = lambda: None) -> t
     for line in dataset.notes:
         say(line)
     seen = look_at(dataset, check)
-    side = _median_side(seen)
-    size = settings.image_size if settings.image_size != "auto" else _auto_size(dataset, side)
+    size = choose_size(dataset, seen, settings.image_size)
     photos = decoded_photos(dataset, seen, size, strict=settings.split.strict, check=check)
     return photos.with_splits(settings.split), size
 
@@ -162,7 +161,11 @@ def _median_side(seen: Sequence[Seen]) -> float:
     return float(np.median(sides)) if sides else 0.0
 
 
-def _auto_size(dataset: Dataset, side: float) -> int:
+def choose_size(dataset: Dataset, seen: Sequence[Seen], asked: int | Literal["auto"]) -> int:
+    """Side of the network's square input in pixels: what was asked for, or what suits the photos."""
+    if asked != "auto":
+        return asked
+    side = _median_side(seen)
     if dataset.source == "digits":
         return DIGIT_SIZE
     if not side or side >= SMALL_PHOTO:
