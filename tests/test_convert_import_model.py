@@ -552,4 +552,8 @@ def test_labelled_photos_find_the_recipe(tmp_path, capsys):
 
     predictor = Predictor.load(tmp_path / "bundle", engine="xla")
     assert predictor.classes == ("red", "teal")
-    assert [predictor.predict(photo[None])[0].label for photo in photos[:2]] == ["red", "teal"]
+    answers = [predictor.predict(photo[None])[0] for photo in photos[:2]]
+    assert [one.label for one in answers] == ["red", "teal"]
+    assert all(one.familiarity and set(one.nearest) <= {f"{c}/{i}.png" for c in ("red", "teal") for i in range(24)}
+               for one in answers)  # fmt: skip
+    assert predictor.bundle.judge.temperature == 1.0 and predictor.bundle.judge.sure > 0

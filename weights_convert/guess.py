@@ -148,8 +148,10 @@ def _look(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(logits), energy
 
 
-def sample(data: Path, classes: tuple[str, ...], image_size: int, most: int = PHOTOS) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 RGB [n, size, size, 3], labels [n]) of up to `most` photos, the classes in turn.
+def sample(
+    data: Path, classes: tuple[str, ...], image_size: int, most: int = PHOTOS
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(uint8 RGB [n, size, size, 3], labels [n], names [n]) of up to `most` photos, the classes in turn.
 
     Raises:
       UserError: the folders are not the classes, or no photo can be read.
@@ -166,7 +168,7 @@ def sample(data: Path, classes: tuple[str, ...], image_size: int, most: int = PH
         raise UserError(f"--data {data} has the folders {folders}, the model has the classes {names}.")
     order = np.random.default_rng(0).permutation(len(dataset.labels))
     turns = {label: order[dataset.labels[order] == label] for label in range(len(classes))}
-    images, labels = [], []
+    images, labels, names = [], [], []
     for turn in range(max(map(len, turns.values()))):
         for label, indices in turns.items():
             if turn >= len(indices) or len(images) >= most:
@@ -177,9 +179,10 @@ def sample(data: Path, classes: tuple[str, ...], image_size: int, most: int = PH
                 continue
             images.append(resize(image, Preprocessing(image_size)))
             labels.append(classes.index(dataset.classes[label]))
+            names.append(dataset.names[int(indices[turn])])
     if not images:
         raise UserError(f"--data {data}: no photo in it can be read.")
-    return np.stack(images), np.asarray(labels)
+    return np.stack(images), np.asarray(labels), names
 
 
 def statistics(data: Path, image_size: int) -> tuple[Triple, Triple]:

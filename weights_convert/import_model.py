@@ -23,6 +23,8 @@ from weights_convert.tensor import Source, printable
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
 
+KNOWN = 1000  # photos of --data that an imported model is measured on, and knows
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -78,9 +80,26 @@ def import_model(
     how, chosen = _choose(source, plan, backbone, head, classes, settings, show)
     training = {"source": f"{source.path.name} ({source.format})", "recipe": how.name, "recipe_chosen": chosen}
     whole = make_bundle(plan, backbone, head, classes, how, training)
+    if settings.data:
+        whole = judged(whole, settings.data)
     with store.whole_folder(folder, store.is_ours, overwrite=overwrite) as new:
         bundle.save(whole, new)
     return Imported(plan.prepared(how), head, how, chosen, tuple(_notes(head, settings)))
+
+
+def judged(whole: Bundle, data: Path) -> Bundle:
+    """The same, with thresholds measured on labelled photos, which its judge then knows.
+
+    Its temperature stays 1, so that its probabilities are those of the framework that it comes from. It may have
+    learned from the very photos, and then the thresholds are too low.
+    """
+    from vgg_flax.answers.judge import calibrate, with_references
+    from vgg_flax.answers.predictor import Predictor
+
+    images, labels, names = guess.sample(data, whole.classes, whole.spec.image_size, KNOWN)
+    logits, averages = Predictor(whole, say=lambda line: None).run(images)
+    judge = calibrate(logits, labels, whole.judge.min_precision, temperature=1.0)
+    return dataclasses.replace(whole, judge=with_references(judge, averages, labels, names))
 
 
 def _choose(
@@ -107,7 +126,7 @@ def _choose(
             "a weight file does not say how its pictures were prepared, and a wrong guess gives wrong labels: "
             f"give --data FOLDER with labelled photos, or --preprocess with one of {names}."
         )
-    images, labels = guess.sample(settings.data, classes, size)
+    images, labels, _ = guess.sample(settings.data, classes, size)
     measured = guess.statistics(settings.data, size)
     recipes = [recipe(name, size, *constants, measured) for name in RECIPES]
     moments = optimiser.second_moments(source, head.reads) if head.reads else None

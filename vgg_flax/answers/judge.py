@@ -181,20 +181,21 @@ class Judge:
         return np.array([bytes.fromhex(content) in known for content in contents], bool)
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, min_precision: float) -> Judge:
+def calibrate(logits: np.ndarray, labels: np.ndarray, min_precision: float, temperature: float | None = None) -> Judge:
     """Temperature and thresholds from answers to pictures that the answering model has not seen.
 
     Args:
       logits: float32 `[n, classes]`.
       labels: int `[n]`.
       min_precision: see `Judge`.
+      temperature: kept as it is; unset: fitted.
 
     The candidates are split conformal prediction: Sadinle et al., "Least Ambiguous Set-Valued Classifiers with Bounded
     Error Levels", arXiv:1609.00451, with the rank of Angelopoulos and Bates, arXiv:2107.07511, section 1.
     """
     if not len(labels):
         return Judge(min_precision=min_precision)
-    judge = Judge(fit_temperature(logits, labels), min_precision)
+    judge = Judge(temperature or fit_temperature(logits, labels), min_precision)
     probabilities = judge.probabilities(logits)
     sure, reached = _sure(probabilities.max(1), probabilities.argmax(1) == labels, min_precision)
     of_truth = np.sort(probabilities[np.arange(len(labels)), labels])
