@@ -122,7 +122,7 @@ def test_an_explainer_explains_pictures_with_the_kernel_that_has_no_gradient(sma
     bundle = Bundle(spec, weights, ("a", "b", "c"), preprocessing)
     images = np.random.default_rng(4).integers(0, 256, (70, 32, 32, 3), np.uint8)  # more than a batch
     targets = np.arange(70) % 3
-    found = Explainer(bundle).explain(images, targets)
+    [found, other] = Explainer(bundle).explain(images, targets, 2 - targets)
     extractor = Extractor(
         spec.backbone, weights["backbone"], preprocessing, engine="xla", outputs=("block3", "block4", "block5")
     )
@@ -130,6 +130,8 @@ def test_an_explainer_explains_pictures_with_the_kernel_that_has_no_gradient(sma
     expected = numpy_logits(spec, weights["head"], maps)[np.arange(70), targets]
     np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-3)
     assert found.grad_cam.shape == (70, 1, 1) and (found.targets == targets).all()
+    assert (other.targets == 2 - targets).all() and found.linear == (kind == "regression")
+    assert found.shown(48).shape == (70, 48, 48)
 
 
 def test_heat_keeps_the_sum_of_its_parts(small_spec):

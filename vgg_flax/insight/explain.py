@@ -25,6 +25,7 @@ from vgg_flax.network.model import bind_head, read_blocks
 from vgg_flax.network.params import Params
 from vgg_flax.network.spec import ModelSpec
 
+COLUMNS = ("targets", "logits", "constants", "grad_cam")
 SMOOTHED = 0.06  # standard deviation of what is shown of one place, as a share of the picture's side
 
 
@@ -40,6 +41,7 @@ class Explanation:
       grad_cam: float32 `[n, h, w]`, 0 and more, on the grid of the deepest block that the head reads.
       parts: {`block3`, ...: float32 `[n, h, w]`}: what each place of each block that the head reads adds to the
         logit; exact where the head has no hidden layer, gradient times activation otherwise.
+      linear: whether the head has no hidden layer.
     """
 
     targets: np.ndarray
@@ -47,10 +49,17 @@ class Explanation:
     constants: np.ndarray
     grad_cam: np.ndarray
     parts: dict[str, np.ndarray]
+    linear: bool
 
     def by_block(self) -> dict[str, np.ndarray]:
         """{block: what it adds to the logit in all, float32 `[n]`}."""
         return {name: part.sum((1, 2)) for name, part in self.parts.items()}
+
+    def shown(self, side: int) -> np.ndarray:
+        """The map to show a person, float32 `[n, side, side]`: `heat` of a linear head, Grad-CAM of another."""
+        if self.linear:
+            return self.heat(side)
+        return np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_CUBIC) for one in self.grad_cam])
 
     def heat(self, side: int) -> np.ndarray:
         """All parts in one picture, smoothed for the eye: float32 `[n, side, side]`; below 0 speaks against the class.
@@ -88,19 +97,31 @@ class Explainer:
         )
         self._head = jax.device_put(bundle.params["head"])
 
-    def explain(self, images: np.ndarray, targets: np.ndarray) -> Explanation:
-        """What speaks for a class in each picture.
+    def explain(self, images: np.ndarray, *targets: np.ndarray) -> list[Explanation]:
+        """What speaks for a class in each picture, and with more targets for others: an explanation for each target.
 
         Args:
           images: uint8 RGB `[n, size, size, 3]`, at least one.
-          targets: int `[n]`, a class each.
+          targets: int `[n]` each, a class a picture.
         """
-        size, found = min(batch_size(self.spec.image_size), len(images)), []
+        size, found = min(batch_size(self.spec.image_size), len(images)), [[] for _ in targets]
         for start in range(0, len(images), size):
             rows = np.resize(np.arange(start, min(start + size, len(images))), size)  # one shape compiles
-            found.append(explain(self.spec, self._head, self._extractor(images[rows]), targets[rows]))
-        arrays = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *map(dataclasses.asdict, found))
-        return Explanation(**arrays)
+            maps = self._extractor(images[rows])
+            for parts, classes in zip(found, targets, strict=True):
+                parts.append(explain(self.spec, self._head, maps, classes[rows]))
+        return [_joined(parts, len(images)) for parts in found]
+
+
+def _joined(found: list[Explanation], count: int) -> Explanation:
+    """One of several, without the surplus at the end."""
+
+    def join(*arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate(arrays)[:count]
+
+    columns = [join(*(getattr(one, name) for one in found)) for name in COLUMNS]
+    parts = {name: join(*(one.parts[name] for one in found)) for name in found[0].parts}
+    return Explanation(*columns, parts, found[0].linear)
 
 
 def explain(spec: ModelSpec, head: Params, maps: Mapping[str, jax.Array], targets: np.ndarray) -> Explanation:
@@ -114,7 +135,7 @@ def explain(spec: ModelSpec, head: Params, maps: Mapping[str, jax.Array], target
     read = {f"block{i}": jnp.asarray(maps[f"block{i}"]) for i in spec.head.blocks}
     logits, cam, parts = jax.tree.map(np.asarray, _explained(spec, head, read, jnp.asarray(targets)))
     constants = logits - sum(part.sum((1, 2), dtype=np.float64) for part in parts.values())
-    return Explanation(np.asarray(targets), logits, constants.astype(np.float32), cam, parts)
+    return Explanation(np.asarray(targets), logits, constants.astype(np.float32), cam, parts, not spec.head.hidden)
 
 
 @functools.partial(jax.jit, static_argnums=0)

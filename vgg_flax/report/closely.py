@@ -1,0 +1,149 @@
+"""The test photos that a page looks at closely: mistakes and the least sure, with heat maps and the nearest photos."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vgg_flax.answers.bundle import Bundle
+from vgg_flax.answers.predictions import Predictions
+from vgg_flax.data.photos import Photos
+from vgg_flax.report import thumbnails
+
+MISTAKES, LEAST_SURE, NEAREST = 24, 12, 4
+CLOSE_SIDE = 176  # pixels
+
+
+class Album:
+    """The photos of a run, found by their content: those that are still there.
+
+    Args:
+      photos: as they are now.
+      predictions: of the run, all splits.
+    """
+
+    def __init__(self, photos: Photos, predictions: Predictions):
+        where = {str(content): row for row, content in enumerate(photos.contents)}
+        self._photos = photos
+        self._rows = np.array([where.get(str(content), -1) for content in predictions.contents], np.int64)
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows of the predictions still have their photo: bool `[m]`."""
+        return self._rows[rows] >= 0
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """As the network sees them: uint8 RGB `[m, size, size, 3]`."""
+        return self._photos.images[self._rows[rows]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Close:
+    """A photo that is looked at closely; pictures are `data:` URIs.
+
+    Attributes:
+      name, truth, said: of the photo, its class, and the label it got.
+      probability: of the label; `of_truth`: of the class.
+      verdict: as in `judge.Judgement`.
+      photo: the picture; empty where it is gone.
+      heats: (class, picture) of what speaks for it, the label first.
+      parts: (block, what it adds to the label's logit), where the head reads several blocks.
+      nearest: (name, class, picture) of the most similar training photos.
+    """
+
+    name: str
+    truth: str
+    said: str
+    probability: float
+    of_truth: float
+    verdict: str
+    photo: str = ""
+    heats: tuple[tuple[str, str], ...] = ()
+    parts: tuple[tuple[str, float], ...] = ()
+    nearest: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def right(self) -> bool:
+        """Whether the label is the class."""
+        return self.said == self.truth
+
+
+def choose(predictions: Predictions, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of (the most confident mistakes, the right answers that are least sure), int64 each, from the test split."""
+    test = np.flatnonzero(predictions.splits == "test")
+    confidence = probabilities[test].max(1)
+    wrong = probabilities[test].argmax(1) != predictions.labels[test]
+    order = np.argsort(-confidence, kind="stable")
+    mistakes = test[order[wrong[order]]]
+    return mistakes[:MISTAKES], test[order[~wrong[order]][::-1]][:LEAST_SURE]
+
+
+def look(
+    rows: np.ndarray,
+    predictions: Predictions,
+    probabilities: np.ndarray,
+    verdicts: np.ndarray,
+    album: Album | None,
+    bundle: Bundle | None,
+) -> list[Close]:
+    """Photos with all that there is to say of them.
+
+    Args:
+      rows: int `[m]`, of the predictions.
+      probabilities: float32 `[n, classes]`, `verdicts`: str `[n]`, of all predictions.
+      album: None where the photos are gone.
+      bundle: None where there is no model to ask for heat maps.
+    """
+    explained = _heat_maps(rows, predictions, probabilities, album, bundle) if album and bundle else {}
+    names, found = predictions.classes, []
+    for row in map(int, rows):
+        said, truth = int(probabilities[row].argmax()), int(predictions.labels[row])
+        found.append(
+            Close(
+                str(predictions.names[row]),
+                str(names[truth]),
+                str(names[said]),
+                float(probabilities[row, said]),
+                float(probabilities[row, truth]),
+                str(verdicts[row]),
+                nearest=_nearest(row, predictions, album),
+                **explained.get(row, {}),
+            )
+        )
+    return found
+
+
+def _nearest(row: int, predictions: Predictions, album: Album | None) -> tuple[tuple[str, str, str], ...]:
+    near = predictions.nearest[row][:NEAREST]
+    near, found = near[near >= 0], []
+    for other in near:
+        there = album is not None and album.has(np.array([other]))[0]
+        picture = thumbnails.data_uri(thumbnails.thumbnail(album.images(np.array([other]))[0])) if there else ""  # type: ignore[union-attr]
+        label = str(predictions.classes[predictions.labels[other]])
+        found.append((str(predictions.names[other]), label, picture))
+    return tuple(found)
+
+
+def _heat_maps(
+    rows: np.ndarray, predictions: Predictions, probabilities: np.ndarray, album: Album, bundle: Bundle
+) -> dict[int, dict[str, Any]]:
+    """{row: fields of `Close`} of the photos that are still there."""
+    from vgg_flax.insight.explain import Explainer  # JAX takes seconds to import
+
+    rows = rows[album.has(rows)]
+    if not len(rows):
+        return {}
+    images, said, truth = album.images(rows), probabilities[rows].argmax(1), predictions.labels[rows]
+    of_label, of_truth = Explainer(bundle).explain(images, said, truth)
+    by_block, heats, found = of_label.by_block(), [one.shown(CLOSE_SIDE) for one in (of_label, of_truth)], {}
+    for i, row in enumerate(map(int, rows)):
+        photo, names = thumbnails.at_most(images[i], CLOSE_SIDE), [str(predictions.classes[k[i]]) for k in (said, truth)]
+        most = max(float(heats[0][i].max()), float(heats[1][i].max()), 1e-9)
+        drawn = [thumbnails.data_uri(thumbnails.overlay(photo, heat[i], most)) for heat in heats]
+        found[row] = {
+            "photo": thumbnails.data_uri(photo),
+            "heats": tuple(zip(names, drawn, strict=True))[: 1 + (said[i] != truth[i])],
+            "parts": tuple((name, float(part[i])) for name, part in by_block.items()) if len(by_block) > 1 else (),
+        }
+    return found
