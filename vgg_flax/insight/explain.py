@@ -119,9 +119,9 @@ def _joined(found: list[Explanation], count: int) -> Explanation:
     def join(*arrays: np.ndarray) -> np.ndarray:
         return np.concatenate(arrays)[:count]
 
-    columns = [join(*(getattr(one, name) for one in found)) for name in COLUMNS]
+    columns = {name: join(*(getattr(one, name) for one in found)) for name in COLUMNS}
     parts = {name: join(*(one.parts[name] for one in found)) for name in found[0].parts}
-    return Explanation(*columns, parts, found[0].linear)
+    return Explanation(**columns, parts=parts, linear=found[0].linear)
 
 
 def explain(spec: ModelSpec, head: Params, maps: Mapping[str, jax.Array], targets: np.ndarray) -> Explanation:

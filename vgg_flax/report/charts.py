@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from vgg_flax.answers.judge import Judge
-from vgg_flax.insight.certainty import calibration_error, coverage_curve, reliability, wilson
+from vgg_flax.insight.coverage import coverage_curve
+from vgg_flax.insight.metrics import wilson
 
 POINTS = 200  # of a curve, at most
 CLASSES_IN_MATRIX = 25
 PAIRS = 60  # of classes that are confused, in a list
 
 
-def per_class(test: dict[str, Any], matrix: np.ndarray) -> list[dict[str, Any]]:
-    """A row a class that was tested: the share of its photos that is recognised, with its interval; worst first.
-
-    Args:
-      test: as `metrics.evaluate` gives it.
-      matrix: int `[classes, classes]`, rows are the truth.
-    """
-    rows = []
-    for (name, one), right in zip(test["per_class"].items(), np.diag(matrix).tolist(), strict=True):
-        if one["support"]:
-            low, high = wilson(int(right), one["support"])
-            rows.append({"name": name, "low": low, "high": high, **one})
+def per_class(test: dict[str, Any]) -> list[dict[str, Any]]:
+    """The classes that were tested as `metrics.evaluate` gives them, each with its name, the worst recall first."""
+    rows = [{"name": name, **one} for name, one in test["per_class"].items() if one["support"]]
     return sorted(rows, key=lambda row: row["recall"])
 
 
@@ -49,38 +41,37 @@ def confusion(classes: list[str], matrix: np.ndarray) -> dict[str, Any]:
     return {"rows": rows, "pairs": [cell(*pair) for pair in off[:PAIRS]], "more": max(0, len(off) - PAIRS)}
 
 
-def trust(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The reliability diagram: `bins` of `certainty.reliability`, and the expected calibration error `ece`."""
-    bins = reliability(probabilities, labels)
-    return {"bins": bins, "ece": calibration_error(bins)}
+def reliability(bins: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The bins of `metrics.reliability` with the 95 % interval of each one's accuracy, `interval`, and `width`."""
+    return [
+        {**one, "width": 1 / count, "interval": wilson(round(one["accuracy"] * one["count"]), one["count"])}
+        for one in bins
+    ]
 
 
-def coverage(probabilities: np.ndarray, labels: np.ndarray, verdicts: np.ndarray, judge: Judge) -> dict[str, Any]:
-    """Coverage against precision: `points` of the curve, its lowest precision `floor`, and what the judge makes of it.
+def coverage(probabilities: np.ndarray, labels: np.ndarray, judged: dict[str, Any], wanted: float) -> dict[str, Any]:
+    """Coverage against precision, scaled to the lowest precision of the curve, `floor`.
 
     Args:
       probabilities: float32 `[n, classes]`.
       labels: int `[n]`.
-      verdicts: str `[n]`.
+      judged: as `metrics.evaluate` gives it: what comes of the judge's own threshold.
+      wanted: precision that the judge was to reach.
+
+    Returns:
+      `points` of the curve, in SVG's notation; `wanted`, and `mark` for the judge, as heights; None outside.
     """
-    share, precision, _ = coverage_curve(probabilities, labels)
+    share, precision = coverage_curve(probabilities, labels)
+    least = min(wanted, *precision, *filter(None, [judged["precision"]]))
+    floor = min(0.9, math.floor(10 * least) / 10)
+
+    def height(value: float) -> float:
+        return 100 * (value - floor) / (1 - floor)
+
     kept = np.unique(np.linspace(0, len(share) - 1, POINTS).round().astype(int))
-    plain = verdicts == "label"
-    right = int((probabilities.argmax(1) == labels)[plain].sum())
-    floor = np.floor(10 * min(float(precision.min()), judge.min_precision)) / 10
-    floor = max(0.0, floor if floor < 1 else 0.9)
-    points = [(100 * share[i], 100 * (precision[i] - floor) / (1 - floor)) for i in kept]
-    count = int(plain.sum())
     return {
-        "points": " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in points),
+        "points": " ".join(f"{100 * share[i]:.2f},{100 - height(float(precision[i])):.2f}" for i in kept),
         "floor": floor,
-        "wanted": 100 * (judge.min_precision - floor) / (1 - floor),
-        "count": len(labels),
-        "plain": count,
-        "share": count / len(labels),
-        "precision": right / count if count else None,
-        "height": 100 * (right / count - floor) / (1 - floor) if count and right / count >= floor else None,
-        "interval": wilson(right, count),
-        "unsure": int((verdicts == "unsure").sum()),
-        "unlike": int((verdicts == "unlike").sum()),
+        "wanted": height(wanted),
+        "mark": None if judged["precision"] is None else height(judged["precision"]),
     }

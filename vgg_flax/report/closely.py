@@ -10,7 +10,7 @@ import numpy as np
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.data.photos import Photos
-from vgg_flax.report import thumbnails
+from vgg_flax.report import original, thumbnails
 
 MISTAKES, LEAST_SURE, NEAREST = 24, 12, 4
 CLOSE_SIDE = 176  # pixels
@@ -37,6 +37,10 @@ class Album:
         """As the network sees them: uint8 RGB `[m, size, size, 3]`."""
         return self._photos.images[self._rows[rows]]
 
+    def original(self, row: int) -> np.ndarray:
+        """As people know it, uint8 RGB `[h, w, 3]`, or else as `images`."""
+        return original(self._photos, int(self._rows[row]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Close:
@@ -49,6 +53,7 @@ class Close:
       photo: the picture; empty where it is gone.
       heats: (class, picture) of what speaks for it, the label first.
       parts: (block, what it adds to the label's logit), where the head reads several blocks.
+      exact: whether these add up to the logit, with a constant; otherwise they are its first-order expansion.
       nearest: (name, class, picture) of the most similar training photos.
     """
 
@@ -61,6 +66,7 @@ class Close:
     photo: str = ""
     heats: tuple[tuple[str, str], ...] = ()
     parts: tuple[tuple[str, float], ...] = ()
+    exact: bool = True
     nearest: tuple[tuple[str, str, str], ...] = ()
 
     @property
@@ -138,12 +144,16 @@ def _heat_maps(
     of_label, of_truth = Explainer(bundle).explain(images, said, truth)
     by_block, heats, found = of_label.by_block(), [one.shown(CLOSE_SIDE) for one in (of_label, of_truth)], {}
     for i, row in enumerate(map(int, rows)):
-        photo, names = thumbnails.at_most(images[i], CLOSE_SIDE), [str(predictions.classes[k[i]]) for k in (said, truth)]
+        photo, names = (
+            thumbnails.at_most(images[i], CLOSE_SIDE),
+            [str(predictions.classes[k[i]]) for k in (said, truth)],
+        )
         most = max(float(heats[0][i].max()), float(heats[1][i].max()), 1e-9)
         drawn = [thumbnails.data_uri(thumbnails.overlay(photo, heat[i], most)) for heat in heats]
         found[row] = {
             "photo": thumbnails.data_uri(photo),
             "heats": tuple(zip(names, drawn, strict=True))[: 1 + (said[i] != truth[i])],
             "parts": tuple((name, float(part[i])) for name, part in by_block.items()) if len(by_block) > 1 else (),
+            "exact": of_label.linear,
         }
     return found

@@ -16,13 +16,16 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from vgg_flax.answers import bundle as bundles
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.data.photos import Photos
 from vgg_flax.files import write_atomic
+from vgg_flax.insight import metrics
 from vgg_flax.report import charts, closely, thumbnails
 
+NOTHING = "\N{EN DASH}"
 NAME, BESIDE = "report.html", "report_files"
 IN_PAGE = 600  # test photos whose thumbnails the page itself carries; of more, they are on sheets beside it
 MOST_SHOWN = 20_000  # test photos that can be opened; mistakes and the least sure first
@@ -33,6 +36,7 @@ def write(
     report: dict[str, Any],
     config: dict[str, Any],
     predictions: Predictions,
+    judge: Judge,
     photos: Photos | None,
     bundle: Bundle | None,
     missing: str = "",
@@ -42,8 +46,9 @@ def write(
     Args:
       folder: of the run.
       report: what report.json holds.
-      config: what config.yaml holds.
-      predictions: of all splits.
+      config: what config.yaml holds; of an evaluation nothing.
+      predictions: of all splits that there are.
+      judge: of the model; what it knows of the photos is not needed.
       photos: of the run; None where they are gone.
       bundle: for heat maps; None goes without.
       missing: why there are no pictures, in a line.
@@ -52,7 +57,6 @@ def write(
       The page's path.
     """
     album = closely.Album(photos, predictions) if photos is not None else None
-    judge = Judge(**report["judge"])
     probabilities = judge.probabilities(predictions.logits)
     verdicts = judge.verdicts(probabilities, predictions.familiarity)
     said = (predictions, probabilities, verdicts)
@@ -68,14 +72,16 @@ def write(
         run=folder.name,
         report=report,
         config=config,
+        settings=config.get("settings", {}),
+        judge=bundles.measured(judge),
         classes=classes,
         counts={split: int((predictions.splits == split).sum()) for split in ("train", "val", "test")},
         missing=missing,
         wrong=report["test"]["count"] - int(np.trace(matrix)),
         confusion=charts.confusion(classes, matrix),
-        per_class=charts.per_class(report["test"], matrix),
-        trust=charts.trust(probabilities[test], labels),
-        coverage=charts.coverage(probabilities[test], labels, verdicts[test], judge),
+        per_class=charts.per_class(report["test"]),
+        bins=charts.reliability(report["test"]["reliability"], metrics.BINS),
+        coverage=charts.coverage(probabilities[test], labels, report["test"]["judged"], judge.min_precision),
         mistakes=close[: len(mistakes)],
         unsure=close[len(mistakes) :],
         data=_opened(folder, predictions, probabilities, album),
@@ -99,13 +105,13 @@ def render(template: str, **values: Any) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """0.987 -> `98.7 %`, with a space that does not break; a dash where nothing was measured."""
-    return "–" if share is None else f"{share:.{digits}%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
+    return NOTHING if share is None else f"{share:.{digits}%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
 def plain(value: Any) -> str:
     """A setting in words."""
     if value is None or value in ({}, []):
-        return "–"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
