@@ -37,6 +37,11 @@ class Album:
         """As the network sees them: uint8 RGB `[m, size, size, 3]`."""
         return self._photos.images[self._rows[rows]]
 
+    def thumbnail(self, row: int) -> str:
+        """A `data:` URI; empty where the photo is gone."""
+        one = np.array([row])
+        return thumbnails.data_uri(thumbnails.thumbnail(self.images(one)[0])) if self.has(one)[0] else ""
+
     def original(self, row: int) -> np.ndarray:
         """As people know it, uint8 RGB `[h, w, 3]`, or else as `images`."""
         return original(self._photos, int(self._rows[row]))
@@ -101,7 +106,7 @@ def look(
       album: None where the photos are gone.
       bundle: None where there is no model to ask for heat maps.
     """
-    explained = _heat_maps(rows, predictions, probabilities, album, bundle) if album and bundle else {}
+    pictures = _pictures(rows, predictions, probabilities, album, bundle) if album else {}
     names, found = predictions.classes, []
     for row in map(int, rows):
         said, truth = int(probabilities[row].argmax()), int(predictions.labels[row])
@@ -114,45 +119,39 @@ def look(
                 float(probabilities[row, truth]),
                 str(verdicts[row]),
                 nearest=_nearest(row, predictions, album),
-                **explained.get(row, {}),
+                **pictures.get(row, {}),
             )
         )
     return found
 
 
 def _nearest(row: int, predictions: Predictions, album: Album | None) -> tuple[tuple[str, str, str], ...]:
-    near = predictions.nearest[row][:NEAREST]
-    near, found = near[near >= 0], []
-    for other in near:
-        there = album is not None and album.has(np.array([other]))[0]
-        picture = thumbnails.data_uri(thumbnails.thumbnail(album.images(np.array([other]))[0])) if there else ""  # type: ignore[union-attr]
-        label = str(predictions.classes[predictions.labels[other]])
-        found.append((str(predictions.names[other]), label, picture))
-    return tuple(found)
+    near = [int(other) for other in predictions.nearest[row][:NEAREST] if other >= 0]
+    labels = [str(predictions.classes[predictions.labels[other]]) for other in near]
+    pictures = [album.thumbnail(other) if album else "" for other in near]
+    return tuple(zip([str(predictions.names[other]) for other in near], labels, pictures, strict=True))
 
 
-def _heat_maps(
-    rows: np.ndarray, predictions: Predictions, probabilities: np.ndarray, album: Album, bundle: Bundle
+def _pictures(
+    rows: np.ndarray, predictions: Predictions, probabilities: np.ndarray, album: Album, bundle: Bundle | None
 ) -> dict[int, dict[str, Any]]:
     """{row: fields of `Close`} of the photos that are still there."""
+    rows = rows[album.has(rows)]
+    photos = {int(row): thumbnails.at_most(album.original(row), CLOSE_SIDE) for row in rows}
+    found: dict[int, dict[str, Any]] = {row: {"photo": thumbnails.data_uri(photo)} for row, photo in photos.items()}
+    if bundle is None or not len(rows):
+        return found
     from vgg_flax.insight.explain import Explainer  # JAX takes seconds to import
 
-    rows = rows[album.has(rows)]
-    if not len(rows):
-        return {}
-    images, said, truth = album.images(rows), probabilities[rows].argmax(1), predictions.labels[rows]
-    of_label, of_truth = Explainer(bundle).explain(images, said, truth)
-    by_block, heats, found = of_label.by_block(), [one.shown(CLOSE_SIDE) for one in (of_label, of_truth)], {}
-    for i, row in enumerate(map(int, rows)):
-        photo, names = (
-            thumbnails.at_most(images[i], CLOSE_SIDE),
-            [str(predictions.classes[k[i]]) for k in (said, truth)],
-        )
+    said, truth = probabilities[rows].argmax(1), predictions.labels[rows]
+    of_label, of_truth = Explainer(bundle).explain(album.images(rows), said, truth)
+    by_block, heats = of_label.by_block(), [one.shown(CLOSE_SIDE) for one in (of_label, of_truth)]
+    for i, (row, photo) in enumerate(photos.items()):
+        names = [str(predictions.classes[classes[i]]) for classes in (said, truth)]
         most = max(float(heats[0][i].max()), float(heats[1][i].max()), 1e-9)
         drawn = [thumbnails.data_uri(thumbnails.overlay(photo, heat[i], most)) for heat in heats]
-        found[row] = {
-            "photo": thumbnails.data_uri(photo),
-            "heats": tuple(zip(names, drawn, strict=True))[: 1 + (said[i] != truth[i])],
+        found[row] |= {
+            "heats": tuple(zip(names, drawn, strict=True))[: 1 + int(said[i] != truth[i])],
             "parts": tuple((name, float(part[i])) for name, part in by_block.items()) if len(by_block) > 1 else (),
             "exact": of_label.linear,
         }

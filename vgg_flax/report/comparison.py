@@ -12,7 +12,7 @@ from vgg_flax.answers.predictions import Predictions
 from vgg_flax.data.photos import Photos
 from vgg_flax.files import write_atomic
 from vgg_flax.insight import compare
-from vgg_flax.report import closely, page, thumbnails
+from vgg_flax.report import closely, page
 
 MOST = 200  # photos on which runs differ, on the page
 
@@ -74,6 +74,4 @@ def _pictures(rows: np.ndarray, table: Predictions, photos: Photos | None) -> li
     if photos is None:
         return [""] * len(rows)
     album = closely.Album(photos, table)
-    there = album.has(rows)
-    images = iter(album.images(rows[there]))
-    return [thumbnails.data_uri(thumbnails.thumbnail(next(images))) if one else "" for one in there]
+    return [album.thumbnail(int(row)) for row in rows]
