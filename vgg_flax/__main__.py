@@ -61,8 +61,8 @@ VERBS = {
         "ReportSettings",
         "Show a run on one page, or compare runs.",
         (
-            "vgg-flax report runs/train                  writes runs/train/report.html",
-            "vgg-flax report runs/train runs/train2      side by side, with a test of the difference",
+            "vgg-flax report runs/train              writes runs/train/report.html",
+            "vgg-flax report runs/train runs/train2  puts them side by side",
         ),
     ),
     "webcam": Verb(

@@ -280,16 +280,12 @@ class ReportSettings:
 
     runs: Annotated[list, Positional, Alias(metavar="RUNS")]
     """Run folders: of one, its report.html is written; more are put side by side."""
-    data: Optional[str] = None
+    data: Annotated[Optional[str], Alias(metavar="FOLDER")] = None
     """Where the photos are now, if they have moved since the run."""
-    output: Annotated[Optional[Path], Alias(aliases=["-o"], metavar="FILE")] = None
-    """The page that compares runs; unset: comparison.html beside the first of them."""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise UserError("no RUNS, expected one run folder, or more to compare them.")
-        ok = self.output is None or len(self.runs) > 1
-        _check("output", self.output, ok, "none for a single run: its page is report.html in its folder")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ def main(settings: ReportSettings) -> None:
     if len(runs) == 1:
         console.show_line(f"written: {write_page(runs[0], settings.data)}")
         return
-    compare(runs, settings.output or runs[0].folder.absolute().parent / "comparison.html", settings.data)
+    compare(runs, runs[0].folder.parent / "comparison.html", settings.data)
 
 
 def read(folder: Path) -> Finished:

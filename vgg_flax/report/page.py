@@ -25,7 +25,7 @@ from vgg_flax.files import write_atomic
 from vgg_flax.insight import metrics
 from vgg_flax.report import charts, closely, thumbnails
 
-NOTHING = "\N{EN DASH}"
+NOTHING, SPACE = "\N{EN DASH}", "\N{NARROW NO-BREAK SPACE}"
 NAME, BESIDE = "report.html", "report_files"
 IN_PAGE = 600  # test photos whose thumbnails the page itself carries; of more, they are on sheets beside it
 MOST_SHOWN = 20_000  # test photos that can be opened; mistakes and the least sure first
@@ -105,7 +105,7 @@ def render(template: str, **values: Any) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """0.987 -> `98.7 %`, with a space that does not break; a dash where nothing was measured."""
-    return NOTHING if share is None else f"{share:.{digits}%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
+    return NOTHING if share is None else f"{share:.{digits}%}".replace("%", f"{SPACE}%")
 
 
 def plain(value: Any) -> str:
