@@ -106,8 +106,9 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts], "doctor": found}
     computed = {"decoded": photos.decoded, "rows": store.computed}
     told = {**results, **record, "computed": computed, "timings": clock.seconds}
-    run.write_report(told)
-    write_page(run, told, feed, fitted, predictions, judge)
+    with clock("page"):
+        write_page(run, told, feed, fitted, predictions, judge)
+    run.write_report(told)  # last: it says that the run is finished
     for doubt in doubts:
         console.warn(doubt)
     console.say(checkup.in_one_line(found, settings.data))

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from vgg_flax.answers import bundle as bundles
 from vgg_flax.answers.bundle import Bundle
@@ -96,7 +96,7 @@ def render(template: str, **values: Any) -> str:
         loader=jinja2.FunctionLoader(_source), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "plain": plain}
+    environment.filters |= {"percent": percent, "plain": plain, "soft": soft}
     script = _source("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own = {"style": Markup(_source("page.css")), "script": Markup(script), "script_digest": digest}
@@ -106,6 +106,11 @@ def render(template: str, **values: Any) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """0.987 -> `98.7 %`, with a space that does not break; a dash where nothing was measured."""
     return NOTHING if share is None else f"{share:.{digits}%}".replace("%", f"{SPACE}%")
+
+
+def soft(name: str) -> Markup:
+    """A name, escaped, that may be broken after each underscore."""
+    return Markup("_<wbr>").join(map(escape, name.split("_")))
 
 
 def plain(value: Any) -> str:
