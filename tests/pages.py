@@ -59,7 +59,10 @@ def report_of(table: Predictions) -> dict:
     """What report.json would say."""
     robust = {"accuracy": 0.8, "by_change": {"dark": 0.9, ATTACK: 0.7}}
     more = {"data": f"{ATTACK}/photos", "image_size": 32, "warnings": [f"beware of {ATTACK}"], "robust": robust}
-    return {"test": metrics.evaluate(table.select("test"), JUDGE), **more, "doctor": [f"found {ATTACK}"]}
+    wrong = {"file": str(table.names[3]), "label": ATTACK, "suggested": "class 2", "probability": 0.9}
+    counts = {"wrong_labels": 1, "near_copy_groups": 2, "outliers": 1}
+    doctor = {**counts, "first_wrong_labels": [wrong], "first_outliers": [str(table.names[5]), "no such file"]}
+    return {"test": metrics.evaluate(table.select("test"), JUDGE), **more, "doctor": doctor}
 
 
 def write(folder: Path, table: Predictions, photos: Photos | None = None, bundle: Bundle | None = None, **more) -> Path:

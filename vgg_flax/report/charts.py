@@ -15,9 +15,21 @@ CLASSES_IN_MATRIX = 25
 PAIRS = 60  # of classes that are confused, in a list
 
 
-def per_class(test: dict[str, Any]) -> list[dict[str, Any]]:
-    """The classes that were tested as `metrics.evaluate` gives them, each with its name, the worst recall first."""
-    rows = [{"name": name, **one} for name, one in test["per_class"].items() if one["support"]]
+def per_class(test: dict[str, Any], matrix: np.ndarray) -> list[dict[str, Any]]:
+    """The classes that were tested, the worst recall first.
+
+    Args:
+      test: as `metrics.evaluate` gives it.
+      matrix: int `[classes, classes]`, rows are the truth.
+
+    Returns:
+      Of each class what `test` says, its `name`, and `cell`, that of the matrix in which it is recognised.
+    """
+    rows = [
+        {"name": name, **one, "cell": {"truth": i, "predicted": i, "count": int(matrix[i, i])}}
+        for i, (name, one) in enumerate(test["per_class"].items())
+        if one["support"]
+    ]
     return sorted(rows, key=lambda row: row["recall"])
 
 

@@ -13,6 +13,7 @@ from vgg_flax.data.photos import Photos
 from vgg_flax.report import original, thumbnails
 
 MISTAKES, LEAST_SURE, NEAREST = 24, 12, 4
+DOUBTED = 24  # photos of a kind that the doctor doubts
 CLOSE_SIDE = 176  # pixels
 
 
@@ -156,3 +157,30 @@ def _pictures(
             "exact": of_label.linear,
         }
     return found
+
+
+def doubted(found: dict[str, Any], predictions: Predictions, album: Album | None) -> dict[str, Any]:
+    """What the doctor's first look at a run found, with pictures.
+
+    Args:
+      found: counts `wrong_labels`, `near_copy_groups`, `outliers`, and the first photos of two of these:
+        `first_wrong_labels`, {file, label, suggested, probability} each, and `first_outliers`, files.
+      predictions: of all splits, in which the files are named.
+
+    Returns:
+      The counts; `labels` and `far`, those photos, at most DOUBTED, each with its `picture`. Empty of nothing.
+    """
+    if not found:
+        return {}
+    row_of = {str(name): row for row, name in enumerate(predictions.names)}
+
+    def with_picture(file: str, more: dict[str, Any]) -> dict[str, Any]:
+        return {**more, "file": file, "picture": album.thumbnail(row_of[file]) if album and file in row_of else ""}
+
+    counts = {name: found.get(name, 0) for name in ("wrong_labels", "near_copy_groups", "outliers")}
+    labels = [with_picture(one["file"], one) for one in found.get("first_wrong_labels", [])[:DOUBTED]]
+    return {
+        **counts,
+        "labels": labels,
+        "far": [with_picture(file, {}) for file in found.get("first_outliers", [])[:DOUBTED]],
+    }

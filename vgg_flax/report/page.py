@@ -79,11 +79,12 @@ def write(
         missing=missing,
         wrong=report["test"]["count"] - int(np.trace(matrix)),
         confusion=charts.confusion(classes, matrix),
-        per_class=charts.per_class(report["test"]),
+        per_class=charts.per_class(report["test"], matrix),
         bins=charts.reliability(report["test"]["reliability"], metrics.BINS),
         coverage=charts.coverage(probabilities[test], labels, report["test"]["judged"], judge.min_precision),
         mistakes=close[: len(mistakes)],
         unsure=close[len(mistakes) :],
+        doctor=closely.doubted(report.get("doctor", {}), predictions, album),
         data=_opened(folder, predictions, probabilities, album),
     )
     write_atomic(folder / NAME, text)
