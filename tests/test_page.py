@@ -80,7 +80,7 @@ def test_the_page_says_what_report_json_says(written):
     assert f"interval {low} to {high}" in text
     assert (
         "unlike the training photos" in text
-        and "1 suspected wrong labels, 2 groups" in text
+        and "Suspected wrong labels: 1; groups of near-copies: 2" in text
         and "no such file" in text
         and "70.0 %" in text
     )
