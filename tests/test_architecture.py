@@ -14,6 +14,7 @@ FLOORS.append(["commands", "__main__"])
 ONLY_IN = {
     "orbax": ("vgg_flax/training/checkpoint.py",),
     "matplotlib": ("vgg_flax/report/",),
+    "jinja2": ("vgg_flax/report/page.py",),
     "tensorflow_datasets": ("vgg_flax/data/tfds.py",),
     "weights_convert": ("weights_convert/", "vgg_flax/commands/"),
 }

@@ -39,7 +39,8 @@ def test_the_numbers_are_those_of_the_predictor(saved, photos):
     folder = measure()
     assert str(folder) == "runs/evaluate"
     assert {path.name for path in folder.iterdir()} == {
-        "report.json", "predictions.npz", "confusion_matrix.png", "confusion_matrix_normalized.png", "mistakes.png"
+        "report.json", "predictions.npz", "confusion_matrix.png", "confusion_matrix_normalized.png", "mistakes.png",
+        "report.html",
     }  # fmt: skip
     report, table = json.loads((folder / "report.json").read_text()), tables.load(folder / "predictions.npz")
     predictor = Predictor.load("run")

@@ -28,6 +28,7 @@ REGRESSION = ("--head", "regression", "--epochs", "60")
 LEFT = {
     "config.yaml", "metrics.csv", "model", "report.json", "curves.png", "confusion_matrix.png",
     "confusion_matrix_normalized.png", "mistakes.png", "views.png", "split.csv", "bad_files.csv", "predictions.npz",
+    "report.html",
 }  # fmt: skip
 
 
@@ -109,6 +110,19 @@ def test_a_run_leaves_everything_behind_and_learns_colours(finished):
     assert settings["epochs"] == 6 and settings["flip"] is None
     with (finished / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == list("123456")
+
+
+def test_its_page_has_pictures_and_is_written_again_from_anywhere(workplace, regressed, tmp_path):
+    page = regressed / "report.html"
+    first = page.read_text()
+    assert first.count("What speaks for") >= 12 and "nearest training photos" in first
+    page.unlink()
+    again = [sys.executable, "-W", "error", "-m", "vgg_flax", "report", str(regressed)]
+    answer = subprocess.run(again, cwd=tmp_path, env=environment(workplace), capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == f"written: {page}\n"
+    start = '<script type="application/json"'
+    assert page.read_text().partition(start)[2] == first.partition(start)[2]
 
 
 def test_the_default_head_leaves_its_search_and_its_curve(workplace, regressed):

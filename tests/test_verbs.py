@@ -15,10 +15,11 @@ WAYS = [
     ["-m", "vgg_flax", "webcam"],
     ["-m", "vgg_flax", "predict"],
     ["-m", "vgg_flax", "doctor"],
+    ["-m", "vgg_flax", "report"],
     ["-m", "vgg_flax", "cache"],
     ["-m", "vgg_flax"],
 ]
-HEAVY = {"numpy", "jax", "cv2", "rich", "matplotlib", "flax", "h5py", "scipy", "asyncio", "typeguard"}
+HEAVY = {"numpy", "jax", "cv2", "rich", "matplotlib", "flax", "h5py", "scipy", "jinja2", "asyncio", "typeguard"}
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:

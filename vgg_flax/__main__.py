@@ -57,6 +57,14 @@ VERBS = {
         ),
         "vgg_flax.doctor_settings",
     ),
+    "report": Verb(
+        "ReportSettings",
+        "Show a run on one page, or compare runs.",
+        (
+            "vgg-flax report runs/train              writes runs/train/report.html",
+            "vgg-flax report runs/train runs/train2  puts them side by side",
+        ),
+    ),
     "webcam": Verb(
         "WebcamSettings",
         "Label what a camera, video, stream or folder of pictures shows.",

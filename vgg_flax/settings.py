@@ -275,6 +275,20 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """Write the page of a run again, or compare runs."""
+
+    runs: Annotated[list, Positional, Alias(metavar="RUNS")]
+    """Run folders: of one, its report.html is written; more are put side by side."""
+    data: Annotated[Optional[str], Alias(metavar="FOLDER")] = None
+    """Where the photos are now, if they have moved since the run."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("no RUNS, expected one run folder, or more to compare them.")
+
+
+@dataclasses.dataclass(frozen=True)
 class CacheSettings:
     """List what is kept between runs: decoded photos, features, weights, compiled programs."""
 

@@ -36,6 +36,7 @@ def evaluate(settings: EvaluateSettings, check: Callable[[], None]) -> Path:
     from vgg_flax import report
     from vgg_flax.answers.predictor import Predictor
     from vgg_flax.insight import metrics
+    from vgg_flax.report import page
 
     predictor = Predictor.load(settings.model)
     photos, found = unseen_photos(settings, predictor, check)
@@ -54,6 +55,7 @@ def evaluate(settings: EvaluateSettings, check: Callable[[], None]) -> Path:
     doubts = metrics.warnings(predictions, results["test"])
     results |= record | {"warnings": [*photos.warnings, *doubts]}
     write_atomic(folder / "report.json", json.dumps(results, indent=2, ensure_ascii=False))
+    page.write(folder, results, {}, predictions, judge, photos, predictor.bundle)
     for doubt in doubts:
         console.warn(doubt)
     console.show_results(results["test"], folder)

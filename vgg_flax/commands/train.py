@@ -105,7 +105,10 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     doubts = metrics.warnings(predictions, results["test"])
     record |= {"photos": photos.found, "warnings": [*photos.warnings, *doubts], "doctor": found}
     computed = {"decoded": photos.decoded, "rows": store.computed}
-    run.write_report({**results, **record, "computed": computed, "timings": clock.seconds})
+    told = {**results, **record, "computed": computed, "timings": clock.seconds}
+    with clock("page"):
+        write_page(run, told, feed, fitted, predictions, judge)
+    run.write_report(told)  # last: it says that the run is finished
     for doubt in doubts:
         console.warn(doubt)
     console.say(checkup.in_one_line(found, settings.data))
@@ -206,6 +209,21 @@ def robust_accuracy(model: Bundle, photos: Photos) -> dict[str, Any]:
         photos.labels[test],
     )
     return {"accuracy": robust.robust_accuracy(by_change), "by_change": by_change}
+
+
+def write_page(
+    run: runs.Run, told: dict[str, Any], feed: Feed, fitted: Fitted, predictions: Predictions, judge: Judge
+) -> None:
+    """report.html. told: what report.json says."""
+    import yaml
+
+    from vgg_flax.answers import bundle
+    from vgg_flax.report import page
+
+    photos, preprocessing = feed.photos, feed.store.extractor.preprocessing
+    model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge)
+    config = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+    page.write(run.folder, told, config, predictions, judge, photos, model)
 
 
 def _device() -> str:

@@ -1,0 +1,111 @@
+"""Runs side by side: shared photos by content, an exact test of the difference, and the screen."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pages
+import pytest
+from scipy.stats import binom
+
+from vgg_flax.answers.predictions import Predictions
+from vgg_flax.commands import report
+from vgg_flax.insight import compare
+from vgg_flax.insight.coverage import coverage_curve
+from vgg_flax.settings import ReportSettings
+
+
+def table(contents, labels, answers, classes="abc"):
+    """Photos called by a letter each, of classes called by a letter each."""
+    labels, count = np.array([classes.index(one) for one in labels], np.int32), len(contents)
+    logits = np.eye(len(classes), dtype=np.float32)[[classes.index(one) for one in answers]]
+    contents, names = np.array(list(contents)), np.array([f"{one}.jpg" for one in contents])
+    unknown = np.full(count, np.nan), np.full((count, 5), -1)
+    rows = names, contents, np.full(count, "test"), labels, logits, np.full(count, -1), *unknown
+    return Predictions(np.array(list(classes)), *rows, np.array(False))
+
+
+def test_photos_are_matched_by_content_and_classes_by_name():
+    first = table("stuvwx", "abcabc", "abbaac")
+    second = table("xwzvut", "cbcacb", "cbcacb", classes="cba")
+    shared = compare.share([first, second])
+    assert shared.names.tolist() == [f"{one}.jpg" for one in "tuvwx"] and shared.contested == 0
+    assert shared.truths.tolist() == list("bcabc")
+    assert shared.answers.T.tolist() == [list("bbaac"), list("bcabc")]
+    assert shared.differ.tolist() == [1, 3]
+    [pair] = compare.pairs(shared)
+    assert (pair.only_first, pair.only_second) == (0, 2) and pair.p == 0.5
+
+
+def test_photos_under_other_classes_and_copies_are_not_counted_twice():
+    first, second = table("aabc", "aabc", "aaaa"), table("abc", "acc", "acc")
+    shared = compare.share([first, second])
+    assert shared.names.tolist() == ["a.jpg", "c.jpg"] and shared.contested == 1
+
+
+def test_runs_without_a_common_photo_are_compared_by_nothing():
+    shared = compare.share([table("ab", "ab", "ab"), table("cd", "ab", "ab")])
+    assert len(shared.names) == 0 and compare.pairs(shared)[0].p == 1.0
+
+
+@pytest.mark.parametrize(("only", "other"), [(0, 1), (5, 5), (1, 9), (2, 14), (30, 12)])
+def test_p_is_that_of_a_fair_coin(only, other):
+    truth = "a" * (only + other + 10)
+    first = table([str(i) for i in range(len(truth))], truth, "a" * only + "b" * other + "a" * 10)
+    second = table([str(i) for i in range(len(truth))], truth, "b" * only + "a" * other + "a" * 10)
+    [pair] = compare.pairs(compare.share([first, second]))
+    assert (pair.only_first, pair.only_second) == (only, other)
+    expected = min(1.0, 2 * binom.cdf(min(only, other), only + other, 0.5))  # by hand; the coin is symmetric
+    assert pair.p == pytest.approx(expected)
+    chance = "can be chance" in compare.in_words(pair, ["x", "y"])
+    assert chance == (expected > 0.05)
+
+
+def test_three_runs_give_three_pairs():
+    tables = [table("abc", "abc", answers) for answers in ("abc", "aaa", "abb")]
+    assert [(one.first, one.second) for one in compare.pairs(compare.share(tables))] == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_settings_that_are_the_same_are_not_listed():
+    assert compare.differing([{"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}, {"a": 1, "b": 2}]) == {"b": [2, 3, 2]}
+
+
+def test_coverage_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.8, 0.2], [0.6, 0.4]], np.float32)
+    share, precision = coverage_curve(probabilities, np.array([0, 1, 1, 0]))
+    np.testing.assert_allclose(share, [0.25, 0.75, 1.0], err_msg="equal probabilities are answered together")
+    np.testing.assert_allclose(precision, [1.0, 2 / 3, 0.75])
+
+
+def leave(folder, predictions, **settings):
+    """What a run leaves, as far as a comparison reads it."""
+    folder.mkdir()
+    predictions.save(folder / "predictions.npz")
+    (folder / "report.json").write_text(json.dumps(pages.report_of(predictions)))
+    settings = {"data": "gone/", "head": "auto", **settings}
+    (folder / "config.yaml").write_text(json.dumps({"settings": settings, "python": "3", "versions": {}}))
+    return str(folder)
+
+
+def test_the_screen_and_the_page_compare_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    first = pages.predictions(40, splits=("test",))
+    flipped = first.logits.copy()
+    flipped[:12] *= -1
+    second = dataclasses.replace(first, logits=flipped)
+    runs = [leave(tmp_path / "a", first), leave(tmp_path / "b", second, head="mlp")]
+    report.main(ReportSettings(runs))
+    printed = capsys.readouterr()
+    assert "no pictures on the page: --data gone" in printed.err
+    for words in ("accuracy", "differing settings", "auto", "mlp", "40 test photos are the same", "McNemar"):
+        assert words in printed.out, words
+    text = (tmp_path / "comparison.html").read_text()
+    assert "<img src=x" not in text and "&lt;img src=x" in text and "is hardly chance" in text
+
+
+def test_a_run_whose_photos_are_gone_gets_a_page_that_says_so(tmp_path, capsys):
+    folder = leave(tmp_path / "a", pages.predictions(40))
+    report.main(ReportSettings([folder]))
+    printed = capsys.readouterr()
+    assert "no pictures on the page: --data gone" in printed.err and "no heat maps on the page" in printed.err
+    assert "No pictures: --data gone" in (tmp_path / "a" / "report.html").read_text()

@@ -1,0 +1,194 @@
+"""report.html without a browser: what it says, how large it is, and that no name becomes markup."""
+
+import base64
+import html.parser
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pages
+import pytest
+
+from vgg_flax.commands import report
+from vgg_flax.errors import UserError
+from vgg_flax.report import charts, closely, page, thumbnails
+from vgg_flax.settings import ReportSettings
+
+ROOT = Path(__file__).parents[1]
+
+
+class Reader(html.parser.HTMLParser):
+    """Every tag with its attributes, and the text of the page's data."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.inside, self.data, self.text = [], "", "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.inside = dict(attributes).get("id") or tag
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "data":
+            self.data += data
+        else:
+            self.text += data
+
+
+def read(path):
+    return Reader(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def written(tmp_path, small_spec, preprocessing):
+    table = pages.predictions()
+    photos = pages.photos_of(table)
+    return pages.write(tmp_path / "run", table, photos, pages.random_model(small_spec, photos.classes, preprocessing))
+
+
+def test_names_never_become_markup(written):
+    found = read(written)
+    for tag, attributes in found.tags:
+        assert tag in {"script", "img"} or "src" not in attributes
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        assert tag != "img" or attributes["src"].startswith("data:image/jpeg;base64,")
+    assert sum(tag == "script" for tag, _ in found.tags) == 2
+    data = json.loads(found.data)
+    assert data["classes"][0] == pages.ATTACK and all("alert(" in photo[0] for photo in data["photos"])
+    assert pages.ATTACK in found.text
+
+
+def test_the_page_asks_for_nothing_and_runs_only_its_own_script(written):
+    text = written.read_text(encoding="utf-8")
+    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:|//)", text)
+    [policy] = [a["content"] for tag, a in read(written).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+
+
+def test_the_page_says_what_report_json_says(written):
+    table = pages.predictions()
+    test, text = pages.report_of(table)["test"], read(written).text.replace(page.SPACE, " ")
+    assert f"{test['accuracy']:.1%}".replace("%", " %") in text
+    low, high = (f"{value:.1%}".replace("%", " %") for value in test["accuracy_95"])
+    assert f"interval {low} to {high}" in text
+    assert (
+        "unlike the training photos" in text
+        and "Suspected wrong labels: 1; groups of near-copies: 2" in text
+        and "no such file" in text
+        and "70.0 %" in text
+    )
+    for one in test["per_class"].values():
+        assert f"{one['recall']:.1%}".replace("%", " %") in text
+
+
+def test_each_mistake_has_its_photo_two_heat_maps_and_its_neighbours(written):
+    table = pages.predictions()
+    test = table.select("test")
+    wrong = int((test.logits.argmax(1) != test.labels).sum())
+    assert 0 < wrong <= closely.MISTAKES
+    alts = [attributes["alt"] for tag, attributes in read(written).tags if tag == "img"]
+    heats = [alt for alt in alts if alt.startswith("What speaks for")]
+    right = min(closely.LEAST_SURE, len(test) - wrong)
+    assert len(heats) == 2 * wrong + right
+    assert len(alts) == len(heats) + (wrong + right) * (1 + closely.NEAREST) + 2, "and two that the doctor doubts"
+
+
+def test_without_photos_the_page_says_why_and_has_all_the_figures(tmp_path):
+    path = pages.write(tmp_path / "run", pages.predictions(), missing=f"the folder {pages.ATTACK} is gone")
+    found = read(path)
+    assert not [tag for tag, _ in found.tags if tag == "img"]
+    assert "No pictures: the folder" in found.text and "expected" in found.text
+
+
+def test_300_photos_stay_below_5_megabytes(tmp_path, small_spec, preprocessing):
+    table = pages.predictions(300, splits=("test",))
+    photos = pages.photos_of(table, 224)
+    photos.images[:] = np.random.default_rng(0).integers(0, 256, photos.images.shape, np.uint8)  # JPEG's worst case
+    bundle = pages.random_model(small_spec, photos.classes, preprocessing)
+    small = pages.photos_of(table)
+    path = pages.write(tmp_path / "a", table, photos)
+    more = pages.write(tmp_path / "b", table, small, bundle)
+    assert path.stat().st_size < 5e6 and more.stat().st_size < 5e6
+    assert not (tmp_path / "a" / page.BESIDE).exists()
+
+
+def test_many_photos_lie_on_sheets_beside_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "IN_PAGE", 100)
+    table = pages.predictions(250, splits=("test",))
+    photos = pages.photos_of(table)
+    path = pages.write(tmp_path / "run", table, photos)
+    data = json.loads(read(path).data)
+    assert data["sheets"] == [f"{page.BESIDE}/sheet_{i}.jpg" for i in (1, 2, 3)] and not data["thumbs"]
+    row = {str(name): i for i, name in enumerate(photos.names)}
+    for name, *_, place in data["photos"][::37]:
+        sheet = cv2.imread(str(path.parent / data["sheets"][place // 100]), cv2.IMREAD_COLOR_RGB)
+        top, left = place % 100 // 10 * thumbnails.SIDE, place % 10 * thumbnails.SIDE
+        found = sheet[top : top + thumbnails.SIDE, left : left + thumbnails.SIDE].astype(int)
+        expected = thumbnails.thumbnail(photos.images[row[name]]).astype(int)
+        assert np.abs(found - expected).mean() < 12
+    pages.write(tmp_path / "run", table)
+    assert not (tmp_path / "run" / page.BESIDE).exists(), "sheets of an older page are gone"
+
+
+def test_photos_are_found_by_content_whatever_their_order_or_name(tmp_path):
+    table = pages.predictions(20)
+    photos = pages.photos_of(table)
+    order = np.random.default_rng(0).permutation(20)[:15]  # five are gone
+    album = closely.Album(photos.only(order), table)
+    assert album.has(np.arange(20)).sum() == 15
+    there = np.flatnonzero(album.has(np.arange(20)))
+    np.testing.assert_array_equal(album.images(there), photos.images[there])
+    assert album.thumbnail(int(np.setdiff1d(np.arange(20), there)[0])) == ""
+    path = pages.write(tmp_path / "run", table, photos.only(order))
+    places = [photo[-1] for photo in json.loads(read(path).data)["photos"]]
+    assert -1 in places and sorted(set(places) - {-1}) == [*range(len(places) - places.count(-1))]
+
+
+def test_a_picture_lies_warm_where_the_heat_is():
+    heat = np.zeros((8, 8), np.float32)
+    heat[:4] = 1
+    heat[4:] = -1
+    drawn = thumbnails.overlay(np.full((40, 60, 3), 128, np.uint8), heat, 1.0)
+    assert drawn.shape == (40, 60, 3) and drawn[5, 30, 0] > 200 and drawn[35, 30].max() < 120
+    assert base64.b64decode(thumbnails.data_uri(drawn).partition(",")[2])[:2] == b"\xff\xd8"
+
+
+def test_many_classes_are_a_list_of_pairs():
+    matrix = np.eye(30, dtype=int) * 5
+    matrix[3, 4], matrix[7, 1] = 2, 9
+    found = charts.confusion([str(i) for i in range(30)], matrix)
+    assert not found["rows"] and [(one["truth"], one["predicted"]) for one in found["pairs"]] == [(7, 1), (3, 4)]
+    assert found["pairs"][0]["share"] == 9 / 14 and found["more"] == 0
+    assert len(charts.confusion(["a", "b"], np.eye(2, dtype=int))["rows"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("report.json", "is missing"), ("predictions.npz", "no predictions"), (None, "lacks")]
+)
+def test_a_folder_without_a_finished_run_is_one_line(tmp_path, missing, message):
+    table = pages.predictions()
+    table.save(tmp_path / "predictions.npz")
+    (tmp_path / "report.json").write_text(json.dumps({"test": {"accuracy": 1}}))
+    if missing:
+        (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match=message):
+        report.main(ReportSettings([str(tmp_path)]))
+
+
+def test_the_wheel_carries_every_file_that_is_no_module():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    carried = {
+        path
+        for package, globs in data.items()
+        for glob in globs
+        for path in (ROOT / package.replace(".", "/")).glob(glob)
+    }
+    found = [path for path in (ROOT / "vgg_flax").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path for path in found if path.suffix != ".py"} <= carried

@@ -1,0 +1,161 @@
+"""Write a run's page again, or put runs side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich import box
+from rich.table import Column, Table
+from rich.text import Text
+
+from vgg_flax import console
+from vgg_flax.errors import NotSaved, UserError
+from vgg_flax.settings import ReportSettings, TrainSettings, from_flat
+
+if TYPE_CHECKING:  # JAX takes seconds to import
+    from vgg_flax.answers.predictions import Predictions
+    from vgg_flax.data.photos import Photos
+
+SHOWN = 20  # photos on which runs differ, on the screen
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a run, or an evaluation, has left behind.
+
+    Attributes:
+      report: report.json. `config`: config.yaml; of an evaluation nothing.
+      predictions: predictions.npz.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    config: dict[str, Any]
+    predictions: Predictions
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """{option: value} that it was trained with; of an evaluation what was measured on what."""
+        return self.config.get("settings") or {name: self.report.get(name) for name in ("model", "data")}
+
+
+def main(settings: ReportSettings) -> None:
+    """One run: its page. Several: a page and a table that compare them."""
+    runs = [read(Path(folder)) for folder in settings.runs]
+    try:
+        if len(runs) == 1:
+            console.show_line(f"written: {write_page(runs[0], settings.data)}")
+        else:
+            compare(runs, runs[0].folder.parent / "comparison.html", settings.data)
+    except PermissionError as error:
+        raise NotSaved(f"{runs[0].folder} can't be written ({error.strerror}): allow writing there.") from None
+
+
+def read(folder: Path) -> Finished:
+    """What is in a folder. Raises UserError where it holds no finished run, or one that can't be read."""
+    from vgg_flax.answers import predictions
+
+    try:
+        report = json.loads((folder / "report.json").read_bytes())
+        config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else "{}"
+        found = Finished(folder, report, yaml.safe_load(config), predictions.load(folder / "predictions.npz"))
+        missing = {"confusion_matrix", "reliability", "judged"} - report["test"].keys()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing, expected a finished run in {folder}.") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{folder} holds no report that can be read ({error!r}): train it again.") from None
+    if missing:
+        raise UserError(f"{folder / 'report.json'} lacks {', '.join(sorted(missing))} of the test: train it again.")
+    return found
+
+
+def write_page(run: Finished, data: str | None) -> Path:
+    """report.html of a run; a line says what it has to do without."""
+    from vgg_flax.answers import bundle
+    from vgg_flax.answers.judge import Judge
+    from vgg_flax.report import page
+
+    photos, model, missing = None, None, ""
+    try:
+        photos = find_photos(run, data)
+    except UserError as error:
+        missing = str(error)
+        console.say(f"no pictures on the page: {error}")
+    try:
+        model = bundle.load(Path(run.report["model"]) if "model" in run.report else run.folder)
+    except UserError as error:
+        console.say(f"no heat maps on the page: {error}")
+    judge = model.judge if model else Judge(**run.report.get("judge", {}))
+    return page.write(run.folder, run.report, run.config, run.predictions, judge, photos, model, missing)
+
+
+def find_photos(run: Finished, data: str | None) -> Photos:
+    """The photos of a run as they are now, decoded as they were then. Raises UserError where they are gone."""
+    import numpy as np
+
+    from vgg_flax.data import open_dataset
+    from vgg_flax.data.photos import decoded_photos
+    from vgg_flax.data.reading import look_at
+
+    settings = from_flat(TrainSettings, run.config["settings"]) if run.config else TrainSettings()
+    source = data or (settings.data if run.config else run.report["data"])
+    dataset = open_dataset(source, label=settings.label)
+    with console.without_noise():
+        photos = decoded_photos(dataset, look_at(dataset, nothing), size_of(run))
+    gone = int((~np.isin(run.predictions.contents, photos.contents)).sum())
+    if gone == len(run.predictions):
+        raise UserError(f"none of the photos in {source} is one of {run.folder}'s: name the right ones with --data.")
+    if gone:
+        console.warn(f"{gone} of {len(run.predictions)} photos are no longer in {source}")
+    return photos
+
+
+def nothing() -> None:
+    """Ctrl-C ends this command at once: nothing is half written."""
+
+
+def size_of(run: Finished) -> int:
+    """Side of the network's input in pixels."""
+    from vgg_flax.answers import bundle
+
+    return run.report.get("image_size") or bundle.load(Path(run.report["model"])).spec.image_size
+
+
+def compare(runs: list[Finished], path: Path, data: str | None) -> None:
+    """Write the page and show the table."""
+    from vgg_flax.insight import compare as comparing
+    from vgg_flax.report import comparison
+
+    names = [str(run.folder) for run in runs]
+    photos, missing = None, ""
+    try:
+        photos = find_photos(runs[0], data)
+    except UserError as error:
+        missing = str(error)
+        console.say(f"no pictures on the page: {error}")
+    tests, settings = [run.report["test"] for run in runs], [run.settings for run in runs]
+    tables = [run.predictions.select("test") for run in runs]
+    shared = comparison.write(path, names, tests, settings, tables, photos, missing)
+    _show("test", names, comparing.figures(tests))
+    differing = comparing.differing(settings)
+    _show("differing settings", names, [(name, [str(one) for one in row]) for name, row in differing.items()])
+    rows = [
+        (str(shared.names[i]), [str(shared.truths[i]), *map(str, shared.answers[i])]) for i in shared.differ[:SHOWN]
+    ]
+    _show(f"{len(shared.differ)} photos with other labels", ["truth", *names], rows)
+    console.show_line(f"{len(shared.names)} test photos are the same in all runs")
+    for pair in comparing.pairs(shared):
+        console.show_line(comparing.in_words(pair, names))
+    console.show_line(f"written: {path}")
+
+
+def _show(title: str, columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
+    if rows:
+        table = Table(title, *(Column(Text(name), justify="right") for name in columns), box=box.SIMPLE_HEAD)
+        for name, cells in rows:
+            table.add_row(Text(name), *map(Text, cells))
+        console.results.print(table, soft_wrap=False)
