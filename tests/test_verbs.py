@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vgg_flax import __main__ as program
+from vgg_flax.commands import cache
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = [
@@ -55,3 +59,14 @@ def test_help_that_nobody_reads_ends_without_a_word(way):
     with os.fdopen(writing) as pipe:
         done = run(*way, "--help", stdout=pipe, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (141, ""), "as a program that SIGPIPE ends"
+
+
+def test_a_disk_that_refuses_is_one_line_and_exit_code_3_whatever_the_verb(monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/report.html")
+
+    monkeypatch.setattr(cache, "main", full)
+    with pytest.raises(SystemExit) as end:
+        program.main(["cache"])
+    line = "error: /there/report.html: No space left on device. Make room, or allow reading and writing there.\n"
+    assert (end.value.code, capsys.readouterr().err) == (3, line)

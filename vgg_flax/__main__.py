@@ -111,7 +111,7 @@ def _run(args: list[str]) -> None:
     import importlib
 
     from vgg_flax import __version__, cli
-    from vgg_flax.errors import UserError
+    from vgg_flax.errors import REFUSALS, NotSaved, UserError
 
     verb, *rest = args or ["--help"]
     if verb in ("-h", "--help"):
@@ -129,6 +129,11 @@ def _run(args: list[str]) -> None:
         importlib.import_module(command).main(chosen, *more)
     except UserError as error:
         cli.fail(error)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        cli.fail(NotSaved(f"{where}{error.strerror}. Make room, or allow reading and writing there."))
 
 
 def _settings(verb: str, args: list[str]) -> Any:

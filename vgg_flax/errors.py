@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+# What a disk answers that is full, read-only, closed to us or broken.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR)
+
 
 class UserError(Exception):
     """Something the person at the keyboard can fix: one line with what was expected, found, and what to do."""

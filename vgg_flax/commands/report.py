@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from vgg_flax import console
-from vgg_flax.errors import NotSaved, UserError
+from vgg_flax.errors import UserError
 from vgg_flax.settings import ReportSettings, TrainSettings, from_flat
 
 if TYPE_CHECKING:  # JAX takes seconds to import
@@ -46,13 +46,10 @@ class Finished:
 def main(settings: ReportSettings) -> None:
     """One run: its page. Several: a page and a table that compare them."""
     runs = [read(Path(folder)) for folder in settings.runs]
-    try:
-        if len(runs) == 1:
-            console.show_line(f"written: {write_page(runs[0], settings.data)}")
-        else:
-            compare(runs, runs[0].folder.parent / "comparison.html", settings.data)
-    except PermissionError as error:
-        raise NotSaved(f"{runs[0].folder} can't be written ({error.strerror}): allow writing there.") from None
+    if len(runs) == 1:
+        console.show_line(f"written: {write_page(runs[0], settings.data)}")
+    else:
+        compare(runs, runs[0].folder.parent / "comparison.html", settings.data)
 
 
 def read(folder: Path) -> Finished:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import functools
 import io
 import json
@@ -22,7 +21,7 @@ import yaml
 from filelock import BaseFileLock
 
 from vgg_flax import __version__, ending
-from vgg_flax.errors import NotSaved, UserError
+from vgg_flax.errors import REFUSALS, NotSaved, UserError
 from vgg_flax.files import sweep, write_atomic
 from vgg_flax.network.params import digest
 from vgg_flax.settings import TrainSettings, anchored, to_flat
@@ -35,7 +34,6 @@ COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_second", "seconds"
 )  # fmt: skip
 NOT_KEPT = ("resume", "project", "name")  # say where the run is, not what it does
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
 
 
