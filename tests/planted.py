@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -82,11 +82,12 @@ def plant_copies(folder: Path, count: int, seed: int) -> dict[str, dict[str, str
     return planted
 
 
-def swap_labels(folder: Path, count: int, seed: int) -> list[str]:
-    """Photos moved to another class: their new names."""
+def swap_labels(folder: Path, count: int, seed: int, besides: Iterable[str] = ()) -> list[str]:
+    """Photos moved to another class: their new names. `besides`: names of those that stay."""
     rng = np.random.default_rng(seed)
     classes = sorted(path.name for path in folder.iterdir())
-    pool = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("planted")]
+    stay = {folder / name for name in besides}
+    pool = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in stay]
     moved = []
     for i, k in enumerate(rng.choice(len(pool), count, replace=False)):
         other = str(rng.choice([name for name in classes if name != pool[k].parent.name]))

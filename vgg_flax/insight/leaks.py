@@ -170,12 +170,21 @@ def _pixels(images: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _border(image: np.ndarray) -> np.ndarray:
-    """Of the outermost strip of each side the mean and the deviation of each colour, in segments: float32 `[m]`."""
+    """Of the outermost strip of each side the colours, in segments, and how they vary; of its outermost line as well.
+
+    A frame of one colour has a line that does not vary, however thin it is. float32 `[m]`.
+    """
     deep = max(1, round(image.shape[0] * BORDER / 100))
-    strips = (image[:deep], image[-deep:], image[:, :deep].swapaxes(0, 1), image[:, -deep:].swapaxes(0, 1))
+    turned = image.swapaxes(0, 1)
+    strips = [side[:deep].astype(np.float32) for side in (image, image[::-1], turned, turned[::-1])]  # outermost first
     found = []
     for strip in strips:
-        pieces = np.array_split(strip.astype(np.float32), SEGMENTS, axis=1)
+        pieces = np.array_split(strip, SEGMENTS, axis=1)
         found += [value for piece in pieces for value in piece.mean((0, 1))]
-        found += [*strip.std((0, 1)), *np.abs(np.diff(strip.astype(np.float32), axis=1)).mean((0, 1))]
+        found += [
+            *strip[0].mean(0),
+            *strip[0].std(0),
+            *strip.std((0, 1)),
+            *np.abs(np.diff(strip, axis=1)).mean((0, 1)),
+        ]
     return np.array(found, np.float32)
