@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.commands import report
+from vgg_flax.errors import UserError
 from vgg_flax.insight import compare
 from vgg_flax.insight.coverage import coverage_curve
 from vgg_flax.settings import ReportSettings
@@ -45,7 +46,7 @@ def test_photos_under_other_classes_and_copies_are_not_counted_twice():
 
 def test_runs_without_a_common_photo_are_compared_by_nothing():
     shared = compare.share([table("ab", "ab", "ab"), table("cd", "ab", "ab")])
-    assert len(shared.names) == 0 and compare.pairs(shared)[0].p == 1.0
+    assert len(shared.names) == 0 and compare.pairs(shared) == []
 
 
 @pytest.mark.parametrize(("only", "other"), [(0, 1), (5, 5), (1, 9), (2, 14), (30, 12)])
@@ -108,4 +109,28 @@ def test_a_run_whose_photos_are_gone_gets_a_page_that_says_so(tmp_path, capsys):
     report.main(ReportSettings([folder]))
     printed = capsys.readouterr()
     assert "no pictures on the page: --data gone" in printed.err and "no heat maps on the page" in printed.err
-    assert "No pictures: --data gone" in (tmp_path / "a" / "report.html").read_text()
+    page = tmp_path / "a" / "report.html"
+    assert "No pictures: --data gone" in page.read_text()
+    page.write_text("with pictures")
+    with pytest.raises(UserError, match=r"gone.* is left as it is; say with --data where the photos are now"):
+        report.main(ReportSettings([folder]))
+    with pytest.raises(UserError, match="nowhere"):
+        report.main(ReportSettings([folder], data="nowhere"))
+    assert page.read_text() == "with pictures"
+
+
+def test_no_comparison_replaces_another_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    some = pages.predictions(40, splits=("test",))
+    runs = [leave(tmp_path / "a", some), leave(tmp_path / "b", some)]
+    (tmp_path / "comparison.html").write_text("my own notes")
+    report.main(ReportSettings(runs))
+    assert (tmp_path / "comparison.html").read_text() == "my own notes" and (tmp_path / "comparison2.html").exists()
+
+
+@pytest.mark.parametrize(("config", "message"), [("", "holds no report"), ("a: [", "restore it"), ("[1]", "holds no")])
+def test_a_damaged_config_is_one_clear_line(tmp_path, config, message):
+    folder = leave(tmp_path / "a", pages.predictions(40))
+    (tmp_path / "a" / "config.yaml").write_text(config)
+    with pytest.raises(UserError, match=message):
+        report.main(ReportSettings([folder]))

@@ -139,3 +139,11 @@ def test_a_source_that_is_not_there_is_one_clear_line(tmp_path, preprocessing, m
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message):
         list(named.pictures([source], preprocessing, io.StringIO()))
+
+
+def test_a_name_that_is_not_utf8_is_still_a_line_of_json(saved, photos, capsys):
+    (photos / "red" / "000.png").rename(photos / "red" / "odd\udcff.png")
+    ask(saved, photos / "red", json=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() and line.encode() for line in lines)
+    assert "odd\udcff.png" in "".join(json.loads(line)["file"] for line in lines)

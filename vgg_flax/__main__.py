@@ -84,14 +84,19 @@ VERBS = {
 
 
 def program(args: list[str] | None = None) -> None:
-    """All of a process: `main`, and Ctrl-C and SIGTERM end it with one line and exit code 130 or 143."""
+    """All of a process: `main`, and Ctrl-C and SIGTERM end it with one line and exit code 130 or 143.
+
+    Python's own end is left out: XLA's threads may still hold an array of NumPy's, and abort when they give it back.
+    """
     ending.own_signals()
+    code = 0
     try:
         main(args)
     except SystemExit as end:
-        if end.code == 3:  # errors.NotSaved
-            ending.leave(3)
-        raise
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        code = end.code or 0
+    ending.leave(code)
 
 
 def main(args: list[str] | None = None) -> None:

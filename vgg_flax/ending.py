@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -84,8 +85,8 @@ def end_at_once(number: int) -> None:
 
 
 def leave(code: int) -> None:
-    """Leave without the farewells of libraries whose threads still hold what could not be saved."""
-    for step in last_steps[::-1]:
+    """Leave without the farewells of libraries, whose threads still hold arrays, or what could not be saved."""
+    for step in [*last_steps[::-1], sys.stdout.flush, sys.stderr.flush]:
         with contextlib.suppress(Exception):
             step()
     os._exit(code)

@@ -24,8 +24,12 @@ gone_at_the_end: set[Path] = set()  # files and folders of this process that an 
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file that appears whole or not at all: temporary file, sync, rename, sync of the folder."""
-    data = data.encode() if isinstance(data, str) else data
+    """Write a file that appears whole or not at all: temporary file, sync, rename, sync of the folder.
+
+    Text becomes UTF-8; bytes of a file's name that are none become U+FFFD.
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
     temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:

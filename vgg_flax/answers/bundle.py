@@ -211,7 +211,9 @@ def _read(path: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
                 raise UserError(f"{folder / ARRAYS} was changed or damaged (SHA-256). Copy or make it again.")
         yield folder, record
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder} holds no usable model: {type(error).__name__}: {error}.") from None
+        raise UserError(
+            f"{folder} holds no usable model: {type(error).__name__}: {error}. Copy the whole folder, or train again."
+        ) from None
 
 
 def _judge(folder: Path, record: dict[str, Any], backbone: BackboneSpec) -> Judge:

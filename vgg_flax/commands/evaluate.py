@@ -25,7 +25,8 @@ def main(settings: EvaluateSettings) -> None:
     """Ctrl-C and SIGTERM end it with one line; a folder is left behind only where all is measured."""
     with ending.listening() as check:
         try:
-            evaluate(settings, check)
+            folder = evaluate(settings, check)
+            ending.last_steps.append(lambda: f"The results are whole: {folder}")
         except ending.Stopped as stopped:
             console.say(f"stopped by {stopped}: nothing was written.")
             raise SystemExit(stopped.code) from None

@@ -95,13 +95,23 @@ def row(picture: Picture, prediction: Prediction | None, predictor: Predictor, t
 def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[dict[str, Any]], None]:
     """What writes a row to standard output, at once."""
     if settings.json:
-        return lambda values: print(json.dumps(values, ensure_ascii=False), flush=True)
+        return lambda values: print(_json_line(values), flush=True)
     if settings.csv:
         print(_csv_line(COLUMNS), flush=True)
         return lambda values: print(_csv_line([_csv_cell(values[name]) for name in COLUMNS]), flush=True)
     width = max(len("label"), *(min(len(name), 30) for name in predictor.classes))
     print(f"{'label':{width}}  probability  file")
     return lambda values: print(_table_line(values, width, settings.topk or 1), flush=True)
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    """UTF-8, also of a file whose name is none: its odd bytes become escapes such as \\udcff."""
+    text = json.dumps(values, ensure_ascii=False)
+    return text if text.isascii() or _is_utf8(text) else json.dumps(values)
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _csv_line(cells: Any) -> str:

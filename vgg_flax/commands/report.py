@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,13 @@ def main(settings: ReportSettings) -> None:
     if len(runs) == 1:
         console.show_line(f"written: {write_page(runs[0], settings.data)}")
     else:
-        compare(runs, runs[0].folder.parent / "comparison.html", settings.data)
+        compare(runs, free_name(runs[0].folder.parent), settings.data)
+
+
+def free_name(folder: Path) -> Path:
+    """comparison.html, comparison2.html, ...: the first that is not there."""
+    numbers = itertools.chain([""], itertools.count(2))
+    return next(path for number in numbers if not (path := folder / f"comparison{number}.html").exists())
 
 
 def read(folder: Path) -> Finished:
@@ -59,11 +66,13 @@ def read(folder: Path) -> Finished:
     try:
         report = json.loads((folder / "report.json").read_bytes())
         config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else "{}"
-        found = Finished(folder, report, yaml.safe_load(config), predictions.load(folder / "predictions.npz"))
+        found = Finished(folder, report, dict(yaml.safe_load(config)), predictions.load(folder / "predictions.npz"))
         missing = {"confusion_matrix", "reliability", "judged"} - report["test"].keys()
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing, expected a finished run in {folder}.") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except yaml.YAMLError:
+        raise UserError(f"{folder / 'config.yaml'} can't be read as YAML: restore it as the run wrote it.") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{folder} holds no report that can be read ({error!r}): train it again.") from None
     if missing:
         raise UserError(f"{folder / 'report.json'} lacks {', '.join(sorted(missing))} of the test: train it again.")
@@ -80,6 +89,10 @@ def write_page(run: Finished, data: str | None) -> Path:
     try:
         photos = find_photos(run, data)
     except UserError as error:
+        if data is not None:
+            raise
+        if (old := run.folder / page.NAME).exists():
+            raise UserError(f"{error} {old} is left as it is; say with --data where the photos are now.") from None
         missing = str(error)
         console.say(f"no pictures on the page: {error}")
     try:
@@ -132,6 +145,8 @@ def compare(runs: list[Finished], path: Path, data: str | None) -> None:
     try:
         photos = find_photos(runs[0], data)
     except UserError as error:
+        if data is not None:
+            raise
         missing = str(error)
         console.say(f"no pictures on the page: {error}")
     tests, settings = [run.report["test"] for run in runs], [run.settings for run in runs]

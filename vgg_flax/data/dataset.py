@@ -79,7 +79,7 @@ def compiled(option: str, pattern: str) -> re.Pattern[str]:
     try:
         found = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--{option} {pattern!r} is no regular expression: {error}.") from None
+        raise UserError(f"--{option} {pattern} is no regular expression: {error}.") from None
     if not found.groups:
-        raise UserError(f"--{option} {pattern!r} has no group, expected parentheses around the part that counts.")
+        raise UserError(f"--{option} {pattern} has no group, expected parentheses around the part that counts.")
     return found

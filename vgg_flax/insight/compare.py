@@ -85,7 +85,7 @@ def share(tables: Sequence[Predictions]) -> Shared:
 
 
 def pairs(shared: Shared) -> list[Pair]:
-    """Every two runs compared.
+    """Every two runs compared; none where no test photo is shared.
 
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12 (1947),
     exact: of the photos that one run alone has right, either has half, but for chance.
@@ -93,6 +93,8 @@ def pairs(shared: Shared) -> list[Pair]:
     from scipy.stats import binomtest  # slow to import
 
     right, found = shared.right, []
+    if not len(right):
+        return found
     for i in range(right.shape[1]):
         for j in range(i + 1, right.shape[1]):
             only = int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())

@@ -177,7 +177,7 @@ def _leaks(clues: Sequence[leaks.Clue]) -> list[Finding]:
             "leaks",
             FIRST,
             [clue for clue in clues if clue.strong],
-            "A model may learn this instead of the subject. Collect both classes in the same way, or convert them.",
+            "A model may learn this instead of the subject. Collect all classes in the same way, or convert them.",
         ),
         (
             "hints",
