@@ -254,11 +254,12 @@ def test_groups_that_make_no_sense_are_one_clear_line(photos, group, message):
 def test_what_was_left_out_is_in_split_csv_and_its_reason_in_bad_files_csv(photos, cache, tmp_path):
     from types import SimpleNamespace
 
-    from vgg_flax.training import runs
+    from vgg_flax.training import opening
 
     (photos / "red" / "empty.jpg").write_bytes(b"")
     found = load_photos(photos)
-    with runs.open_run(from_flat(TrainSettings, {"project": tmp_path / "runs"})) as run:
+    settings = from_flat(TrainSettings, {"project": tmp_path / "runs"})
+    with opening.open_run(settings, lambda default: settings) as run:
         run.start(found, SimpleNamespace(backbone={}, source="random", random=True), "cpu")
         with (run.folder / "split.csv").open() as file:
             rows = list(csv.DictReader(file))

@@ -108,6 +108,7 @@ def test_long_class_tables_show_the_worst_ten(capsys, tmp_path):
     scores = {"precision": 1.0, "recall": 1.0, "support": 3}
     per_class = {name: scores | {"f1": i / 50} for i, name in enumerate(names)}
     test = {"per_class": per_class, "accuracy_95": (0.5, 0.7), "accuracy": 0.6, "count": 150, "majority_baseline": 0.02}
+    test["judged"] = {"coverage": 0.9, "precision": 0.95, "unsure": 10, "unlike": 5}
     console.show_results(test, tmp_path)
     labels = np.repeat(np.arange(50), np.arange(50) + 1)
     console.show_data(names, labels, np.full(len(labels), "train"), ())
