@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import safetensors.torch
 from test_convert_files import SMALL16, SPECS
 
 from vgg_flax.answers.predictor import Predictor
@@ -10,6 +9,7 @@ from vgg_flax.errors import UserError
 from weights_convert import convert, import_model, readers, rules
 
 torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
 nn = torch.nn
 PHOTOS = np.random.default_rng(5).integers(0, 256, (8, 64, 64, 3), np.uint8)
 C = SMALL16.blocks[-1][-1]
@@ -132,7 +132,7 @@ def test_a_state_dict_comes_in_whole(tmp_path, kind):
     torch.save(model.state_dict(), tmp_path / "m.pth")
     spec = SPECS["vgg19"] if kind == "vgg19" else SMALL16
     assert_same_answers(tmp_path / "m.pth", tmp_path / "b", probabilities(model), spec=spec, **settings)
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "m.safetensors")
+    safetensors_torch.save_file(model.state_dict(), tmp_path / "m.safetensors")
     assert_same_answers(tmp_path / "m.safetensors", tmp_path / "c", probabilities(model), spec=spec, **settings)
 
 
@@ -234,7 +234,7 @@ def test_the_convolutions_are_found_under_any_names(tmp_path, kind, suffix):
     convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
     first = next(i for i, layer in enumerate(convs) if layer.in_channels == 3)
     path = tmp_path / f"m.{suffix}"
-    torch.save(model.state_dict(), path) if suffix == "pth" else safetensors.torch.save_file(model.state_dict(), path)
+    torch.save(model.state_dict(), path) if suffix == "pth" else safetensors_torch.save_file(model.state_dict(), path)
     with readers.open_source(path) as source:
         found = convert.plan(source, SMALL16).read("backbone")
     for layer, conv in zip(rules.conv_names(rules.DEPTHS["vgg16"]), convs[first : first + 13], strict=True):
