@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from planted import CHANGES, scene
 
+from vgg_flax.answers import judge
 from vgg_flax.data.header import Header, read_header
 from vgg_flax.insight import copies, labels, leaks, neighbours
 from vgg_flax.insight.files import File
@@ -45,7 +46,7 @@ def test_copies_of_copies_are_one_group():
 
 
 def test_nearest_is_what_comparing_all_pairs_gives(monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 4 * 40 * 7)  # seven rows a block
+    monkeypatch.setattr(judge, "BLOCK_BYTES", 4 * 40 * 7)  # seven rows a block
     features = np.random.default_rng(0).random((40, 6), np.float32)
     units = features / np.linalg.norm(features, axis=1, keepdims=True)
     every = ((units[:, None] - units[None]) ** 2).sum(-1)

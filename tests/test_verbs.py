@@ -70,3 +70,14 @@ def test_a_disk_that_refuses_is_one_line_and_exit_code_3_whatever_the_verb(monke
         program.main(["cache"])
     line = "error: /there/report.html: No space left on device. Make room, or allow reading and writing there.\n"
     assert (end.value.code, capsys.readouterr().err) == (3, line)
+
+
+def test_a_program_ends_with_its_output_whole_and_without_pythons_own_end():
+    """There XLA's threads may still give arrays back, which aborts."""
+    code = (
+        "import atexit; atexit.register(print, 'late'); from vgg_flax.__main__ import program; program(['--version'])"
+    )
+    done = run("-c", code, capture_output=True)
+    assert (
+        (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("vgg-flax ") and "late" not in done.stdout
+    )

@@ -146,25 +146,27 @@ def _remembered(seen: list[int]) -> Iterator[None]:
         seen.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    before = {}
-    with contextlib.suppress(ValueError):
-        before = {number: signal.signal(number, remember) for number in SIGNALS}
-    try:
+    import threading
+
+    first = threading.current_thread() is threading.main_thread()
+    with _handling(remember) if first else contextlib.nullcontext():
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def interrupting() -> contextlib.AbstractContextManager[None]:
+    """Inside the block both signals raise KeyboardInterrupt, as Ctrl-C does in Python."""
+    return _handling(signal.default_int_handler)
 
 
 @contextlib.contextmanager
-def interrupting() -> Iterator[None]:
-    """Inside the block both signals raise KeyboardInterrupt, as Ctrl-C does in Python."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+def _handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Both signals go to a handler for a while."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextlib.contextmanager

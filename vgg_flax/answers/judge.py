@@ -35,7 +35,7 @@ class References:
     names: tuple[str, ...]
 
     def nearest(self, averages: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The 5 nearest references of each picture, few rows of distances in memory at a time.
+        """The 5 nearest references of each picture.
 
         Args:
           averages, own: as in `Judge.familiarity`.
@@ -43,19 +43,8 @@ class References:
         Returns:
           (squared distance from the 5th: float64 `[n]`, numbers of the 5, nearest first: int64 `[n, 5]`).
         """
-        step = max(1, BLOCK_BYTES // (4 * len(self.features)))
-        far, near = [np.empty(0)], [np.empty((0, NEIGHBOURS), np.int64)]
-        for start in range(0, len(averages), step):
-            part = slice(start, start + step)
-            distances = np.maximum(0, 2 - 2 * unit_rows(averages[part]) @ self._float32.T)
-            if own is not None:
-                rows = np.flatnonzero(own[part] >= 0)
-                distances[rows, own[part][rows]] = np.inf
-            five = np.argpartition(distances, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-            order = np.take_along_axis(distances, five, 1).argsort(1, kind="stable")
-            near.append(np.take_along_axis(five, order, 1))
-            far.append(np.take_along_axis(distances, near[-1][:, -1:], 1)[:, 0].astype(np.float64))
-        return np.concatenate(far), np.concatenate(near)
+        rows, distances = nearest_rows(unit_rows(averages), self._float32, NEIGHBOURS, own)
+        return distances[:, -1].astype(np.float64), rows
 
     @functools.cached_property
     def _float32(self) -> np.ndarray:
@@ -244,3 +233,31 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Each row of length 1: float32 `[n, channels]`."""
     rows = rows.astype(np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def nearest_rows(
+    units: np.ndarray, searched: np.ndarray, count: int, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows most alike to each, in blocks: memory does not grow with the product of both.
+
+    Args:
+      units, searched: float32 `[n, channels]` and `[m, channels]`, each row of length 1.
+      count: how many; at most m, without itself m - 1.
+      own: int `[n]`, the searched row that is the picture itself and does not count, or -1.
+
+    Returns:
+      (numbers of the searched rows, nearest first: int64 `[n, count]`, squared distances: float32 `[n, count]`).
+    """
+    rows, distances = np.empty((len(units), count), np.int64), np.empty((len(units), count), np.float32)
+    step = max(1, BLOCK_BYTES // (4 * max(1, len(searched))))
+    for start in range(0, len(units) if count else 0, step):
+        part = slice(start, start + step)
+        block = np.maximum(0, 2 - 2 * units[part] @ searched.T)
+        if own is not None:
+            here = np.flatnonzero(own[part] >= 0)
+            block[here, own[part][here]] = np.inf
+        some = np.argpartition(block, count - 1, axis=1)[:, :count]
+        order = np.take_along_axis(block, some, 1).argsort(1, kind="stable")
+        rows[part] = np.take_along_axis(some, order, 1)
+        distances[part] = np.take_along_axis(block, rows[part], 1)
+    return rows, distances

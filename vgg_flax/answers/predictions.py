@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.answers.judge import Judge, calibrate
+from vgg_flax.answers.judge import NEIGHBOURS, Judge, calibrate
+from vgg_flax.data.photos import Photos
 from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
 
@@ -44,6 +45,23 @@ class Predictions:
     familiarity: np.ndarray
     nearest: np.ndarray
     own_val: np.ndarray
+
+    @classmethod
+    def of(cls, photos: Photos, logits: np.ndarray, folds: np.ndarray | None = None) -> Predictions:
+        """Of photos in splits; nothing is known yet of what is near. folds: unset: the final model answers alone."""
+        count = len(photos)
+        return cls(
+            classes=np.array(photos.classes),
+            names=np.array(photos.names),
+            contents=photos.contents,
+            splits=photos.splits,
+            labels=photos.labels,
+            logits=logits,
+            folds=np.full(count, -1) if folds is None else folds,
+            familiarity=np.full(count, np.nan),
+            nearest=np.full((count, NEIGHBOURS), -1),
+            own_val=np.array(photos.own_val),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -36,7 +36,7 @@ def evaluate(settings: EvaluateSettings, check: Callable[[], None]) -> Path:
     """Measure, write and show. Returns the folder."""
     from vgg_flax import report
     from vgg_flax.answers.predictor import Predictor
-    from vgg_flax.insight import metrics
+    from vgg_flax.insight import metrics, robust
     from vgg_flax.report import page
 
     predictor = Predictor.load(settings.model)
@@ -45,9 +45,7 @@ def evaluate(settings: EvaluateSettings, check: Callable[[], None]) -> Path:
     judge = predictor.bundle.judge
     results: dict[str, Any] = {"test": metrics.evaluate(predictions, judge)}
     if settings.robust:
-        from vgg_flax.commands.train import robust_accuracy
-
-        results["robust"] = robust_accuracy(predictor.bundle, photos)
+        results["robust"] = robust.of_test(predictor, photos)
     check()
     folder = new_folder(settings.project, settings.name or "evaluate")
     record = {"model": str(settings.model), "data": settings.data, "photos": {**photos.found, **found}}
@@ -134,7 +132,6 @@ def answers(photos: Photos, predictor: Predictor, check: Callable[[], None]) -> 
     """What the model says of every picture; features are found again where they are known."""
     import numpy as np
 
-    from vgg_flax.answers.judge import NEIGHBOURS
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.network.extract import NO_CHANGE, batch_size
     from vgg_flax.store import FeatureStore
@@ -146,16 +143,9 @@ def answers(photos: Photos, predictor: Predictor, check: Callable[[], None]) -> 
         contents = photos.contents[start : start + size]
         parts.append(predictor.answer({name: store.rows(name, contents)[:] for name in predictor.extractor.shapes}))
     logits, averages = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    judge, count = predictor.bundle.judge, len(photos)
-    return Predictions(
-        classes=np.array(predictor.classes),
-        names=np.array(photos.names),
-        contents=photos.contents,
-        splits=photos.splits,
-        labels=photos.labels,
-        logits=logits,
-        folds=np.full(count, -1),
-        familiarity=judge.familiarity(averages)[0] if judge.references else np.full(count, np.nan),
-        nearest=np.full((count, NEIGHBOURS), -1),
-        own_val=np.array(False),
+    predictions, judge = Predictions.of(photos, logits), predictor.bundle.judge
+    return (
+        dataclasses.replace(predictions, familiarity=judge.familiarity(averages)[0])
+        if judge.references
+        else predictions
     )

@@ -107,11 +107,7 @@ def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[dict[s
 def _json_line(values: dict[str, Any]) -> str:
     """UTF-8, also of a file whose name is none: its odd bytes become escapes such as \\udcff."""
     text = json.dumps(values, ensure_ascii=False)
-    return text if text.isascii() or _is_utf8(text) else json.dumps(values)
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(values) if any("\ud800" <= character <= "\udfff" for character in text) else text
 
 
 def _csv_line(cells: Any) -> str:

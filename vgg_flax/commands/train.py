@@ -15,7 +15,6 @@ from vgg_flax.settings import TrainSettings, from_flat, to_flat
 from vgg_flax.training import opening, runs
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
-    from vgg_flax.answers.bundle import Bundle
     from vgg_flax.answers.judge import Judge
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.data.photos import Photos
@@ -173,7 +172,8 @@ def leave_behind(
     """Write bundle, predictions and pictures. Returns what the report says beside the results."""
     from vgg_flax import report
     from vgg_flax.answers import bundle
-    from vgg_flax.insight import metrics
+    from vgg_flax.answers.predictor import Predictor
+    from vgg_flax.insight import metrics, robust
 
     preprocessing, photos = feed.store.extractor.preprocessing, feed.photos
     record = {
@@ -190,25 +190,10 @@ def leave_behind(
     model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge, training)
     bundle.save(model, run.folder / "model")
     if run.settings.answer.robust:
-        record["robust"] = robust_accuracy(model, photos)
+        record["robust"] = robust.of_test(Predictor(model), photos)
     predictions.save(run.folder / "predictions.npz")
     report.write(run.folder, run.settings, photos, predictions, judge, fitted.log, fitted.best_epoch)
     return record
-
-
-def robust_accuracy(model: Bundle, photos: Photos) -> dict[str, Any]:
-    """{"accuracy": its mean, "by_change": {change: accuracy}} of the test pictures."""
-    from vgg_flax.answers.predictor import Predictor
-    from vgg_flax.insight import robust
-
-    test, predictor = photos.rows("test"), Predictor(model)
-    by_change = robust.accuracies(
-        lambda images: predictor.run(images)[0],
-        photos.images[test],
-        photos.contents[test].tolist(),
-        photos.labels[test],
-    )
-    return {"accuracy": robust.robust_accuracy(by_change), "by_change": by_change}
 
 
 def write_page(

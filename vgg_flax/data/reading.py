@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from vgg_flax.errors import BadImage
 from vgg_flax.network import preprocess
 from vgg_flax.network.spec import Preprocessing
 
+T = TypeVar("T")
 CHUNK_BYTES = 16 * 2**20  # of decoded pictures that are kept at a time
 
 
@@ -34,16 +36,26 @@ class Seen:
 def look_at(dataset: Dataset, check: Callable[[], None]) -> list[Seen]:
     """Read every file once. `check` is called between files; may raise to stop."""
 
-    def look(index: int) -> Seen:
-        try:
-            data = dataset.read(index)
-        except BadImage as bad:
-            return Seen(reason=str(bad))
+    def look(data: bytes) -> Seen:
         return Seen(hashlib.sha256(data).hexdigest(), decode.short_side(data))
+
+    return read_each(dataset, look, lambda reason: Seen(reason=reason), check)
+
+
+def read_each(
+    dataset: Dataset, look: Callable[[bytes], T], refuse: Callable[[str], T], check: Callable[[], None]
+) -> list[T]:
+    """What `look` makes of the bytes of each file, read once, by threads; `refuse` of the reason why there are none."""
+
+    def one(index: int) -> T:
+        try:
+            return look(dataset.read(index))
+        except BadImage as bad:
+            return refuse(str(bad))
 
     found = []
     with bar("reading files", len(dataset.names), summary=False) as advance:
-        for seen in prefetch(look, len(dataset.names)):
+        for seen in prefetch(one, len(dataset.names)):
             check()
             found.append(seen)
             advance(1)

@@ -6,12 +6,9 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 
-from vgg_flax.console import bar
 from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.header import Header, read_header
-from vgg_flax.data.prefetch import prefetch
-from vgg_flax.data.reading import Seen
-from vgg_flax.errors import BadImage
+from vgg_flax.data.reading import Seen, read_each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +31,10 @@ class File:
 def examine(dataset: Dataset, check: Callable[[], None] = lambda: None) -> list[File]:
     """A row for each picture of the data set. `check` is called between files; may raise to stop."""
 
-    def look(index: int) -> File:
-        try:
-            data = dataset.read(index)
-        except BadImage as bad:
-            return File("", 0, Header(), str(bad))
+    def look(data: bytes) -> File:
         return File(hashlib.sha256(data).hexdigest(), len(data), read_header(data))
 
-    found = []
-    with bar("reading files", len(dataset.names), summary=False) as advance:
-        for file in prefetch(look, len(dataset.names)):
-            check()
-            found.append(file)
-            advance(1)
-    return found
+    return read_each(dataset, look, lambda reason: File("", 0, Header(), reason), check)
 
 
 def as_seen(files: Sequence[File]) -> list[Seen]:

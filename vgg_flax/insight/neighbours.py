@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from vgg_flax.answers.judge import BLOCK_BYTES, NEIGHBOURS, unit_rows
+from vgg_flax.answers.judge import NEIGHBOURS, nearest_rows, unit_rows
 
 ODDS = 1 / 2_000  # how seldom a picture would be so far away if the distances were lognormal
 
@@ -13,7 +13,7 @@ ODDS = 1 / 2_000  # how seldom a picture would be so far away if the distances w
 def nearest(
     features: np.ndarray, count: int = NEIGHBOURS, others: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures most alike to each, itself left out, in blocks: memory does not grow with the square.
+    """The pictures most alike to each, itself left out.
 
     Args:
       features: float32 `[n, channels]`, such as averages of block 5.
@@ -25,18 +25,7 @@ def nearest(
     """
     units = unit_rows(features)
     searched = units if others is None else unit_rows(others)
-    count = max(0, min(count, len(units) - 1))
-    rows, distances = np.empty((len(units), count), np.int64), np.empty((len(units), count), np.float32)
-    step = max(1, BLOCK_BYTES // (4 * max(1, len(units))))
-    for start in range(0, len(units) if count else 0, step):
-        block = np.maximum(0, 2 - 2 * units[start : start + step] @ searched.T)
-        here = np.arange(len(block))
-        block[here, start + here] = np.inf  # but for itself
-        some = np.argpartition(block, count - 1, axis=1)[:, :count]
-        order = np.argsort(np.take_along_axis(block, some, 1), axis=1, kind="stable")
-        rows[start : start + len(block)] = np.take_along_axis(some, order, 1)
-        distances[start : start + len(block)] = np.take_along_axis(block, rows[start : start + len(block)], 1)
-    return rows, distances
+    return nearest_rows(units, searched, max(0, min(count, len(units) - 1)), np.arange(len(units)))
 
 
 def outliers(distances: np.ndarray) -> np.ndarray:

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:  # changing pictures needs no JAX
+    from vgg_flax.answers.predictor import Predictor
+    from vgg_flax.data.photos import Photos
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -45,6 +50,14 @@ def accuracies(
       labels: int `[n]`.
     """
     return {name: float((answer(change(name, pictures, contents)).argmax(-1) == labels).mean()) for name in CHANGES}
+
+
+def of_test(predictor: Predictor, photos: Photos) -> dict[str, Any]:
+    """{"accuracy": robust accuracy, "by_change": {change: accuracy}} of the test pictures."""
+    test = photos.rows("test")
+    contents, labels = photos.contents[test].tolist(), photos.labels[test]
+    by_change = accuracies(lambda images: predictor.run(images)[0], photos.images[test], contents, labels)
+    return {"accuracy": robust_accuracy(by_change), "by_change": by_change}
 
 
 def robust_accuracy(by_change: dict[str, float]) -> float:

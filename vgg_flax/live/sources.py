@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from vgg_flax.data import named
 from vgg_flax.errors import UserError
 from vgg_flax.live.capture import Source, open_camera, open_stream
 from vgg_flax.live.newest import LiveSource
 from vgg_flax.live.recorded import PICTURES, Pictures, VideoFile
 
 # A URL that ends so is a recording, which has an end; any other is a live stream.
-VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
+VIDEOS = {*named.VIDEOS, ".gif"}
 
 
 def open_source(text: str, warn: Callable[[str], None]) -> Source:

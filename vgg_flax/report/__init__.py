@@ -54,7 +54,7 @@ def write_test(folder: Path, photos: Photos, predictions: Predictions, judge: Ju
     if undrawn:
         more = f" and {len(undrawn) - 5} more (see split.csv)" if len(undrawn) > 5 else ""
         console.say(f"no font here draws every class name, so in the pictures {', '.join(undrawn[:5])}{more}")
-    matrix = metrics.evaluate(test, judge)["confusion_matrix"]
+    matrix = metrics.confusion(test).tolist()
     wrong = metrics.mistakes(test, judge)
     confusion.draw_confusion(matrix, names, folder / "confusion_matrix.png", normalize=False)
     confusion.draw_confusion(matrix, names, folder / "confusion_matrix_normalized.png", normalize=True)

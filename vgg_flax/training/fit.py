@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from vgg_flax import console
-from vgg_flax.answers.judge import NEIGHBOURS
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.scores import accuracy, cross_entropy
 from vgg_flax.ending import Stopped
@@ -73,18 +72,7 @@ def predict(fitted: Fitted, feed: Feed, check: Callable[[], None]) -> Prediction
     logits = fitted.task.logits(fitted.params, feed, np.arange(len(photos)), check)
     left_out = fitted.folds >= 0
     logits[left_out] = fitted.out_of_fold[left_out]
-    return Predictions(
-        classes=np.array(photos.classes),
-        names=np.array(photos.names),
-        contents=photos.contents,
-        splits=photos.splits,
-        labels=photos.labels,
-        logits=logits,
-        folds=fitted.folds,
-        familiarity=np.full(len(photos), np.nan),
-        nearest=np.full((len(photos), NEIGHBOURS), -1),
-        own_val=np.array(photos.own_val),
-    )
+    return Predictions.of(photos, logits, fitted.folds)
 
 
 def averages(fitted: Fitted, feed: Feed) -> np.ndarray:
