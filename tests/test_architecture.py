@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-GROUND = ["ending", "errors", "files", "console", "settings", "doctor_settings", "cli", "cache", "compilation"]
+GROUND = ["ending", "errors", "files", "console", "region", "cli", "cache", "compilation"]
+GROUND += ["settings", "doctor_settings", "webcam_settings"]
 FLOORS = [GROUND, ["network"], ["data"], ["store"], ["answers"], ["training"], ["insight"], ["report", "live"]]
 FLOORS.append(["commands", "__main__"])
 ONLY_IN = {

@@ -71,8 +71,10 @@ VERBS = {
         (
             "vgg-flax webcam                                         newest run, camera 0",
             "vgg-flax webcam --source clip.mp4 --save labelled.mp4   every frame of a video",
-            "vgg-flax webcam --source photos/ --headless --json out.jsonl",
+            "vgg-flax webcam --source photos/ --show terminal --json out.jsonl",
+            "vgg-flax webcam --source http://phone:8080/video        a stream; also rtsp, a snapshot, - for MJPEG",
         ),
+        "vgg_flax.webcam_settings",
     ),
     "convert": Verb("", "Other frameworks' VGG weights: inspect, import, export, verify."),
     "cache": Verb(

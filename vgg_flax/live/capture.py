@@ -34,6 +34,7 @@ class Frame:
     time_s: float
     captured: float
     file: str | None = None
+    fault: str | None = None
 
 
 class Source(Protocol):

@@ -53,6 +53,7 @@ class LiveSource:
     ):
         self.name = name
         self.camera = camera
+        self.trouble: str | None = None
         self._open = open_capture
         capture = open_capture()  # here, because macOS asks for permission in the main thread only
         if capture is None:

@@ -1,28 +1,17 @@
-"""Results in files: an annotated video, and a line of JSON for each frame. What exists is never overwritten."""
+"""A video file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from vgg_flax.errors import UserError
-from vgg_flax.live.overlay import compose, letterbox
-from vgg_flax.live.result import Result
+from vgg_flax.live.sinks import check_new
 
 LONGEST_GAP = 3.0  # seconds
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG"}  # each of them is in every opencv-python wheel
-
-
-def check_new(option: str, path: Path) -> None:
-    """Raise UserError unless `path` is a new file in an existing folder."""
-    if path.exists():
-        raise UserError(f"{option} {path} exists already and is left as it is: give a new name.")
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}.")
 
 
 class Recording:
@@ -45,9 +34,6 @@ class Recording:
         self._shift = 0  # frames cut out so far
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
-
-    def add(self, result: Result) -> None:
-        self.add_view(compose(result), result.frame.time_s)
 
     def add_view(self, view: np.ndarray, time_s: float) -> None:
         """Append uint8 BGR `[height, width, 3]`, seen `time_s` seconds after the start of the source."""
@@ -82,45 +68,13 @@ class Recording:
         return f"{self.path} ({self.frames} frames)"
 
 
-class JsonLines:
-    """One JSON object a line for each labelled frame, on disk as soon as it is known."""
-
-    def __init__(self, path: Path):
-        check_new("--json", path)
-        self.path = path
-        self.frames = 0
-        self._file: BinaryIO | None = None
-
-    def add(self, result: Result) -> None:
-        frame, prediction = result.frame, result.prediction
-        # Seven decimals hold a float32 near 1 and keep the lines readable.
-        probabilities = (round(float(value), 7) for value in prediction.probabilities)
-        record = {
-            "frame": frame.index,
-            "time_s": round(frame.time_s, 4),
-            "verdict": prediction.verdict,
-            "label": prediction.label,
-            "probability": round(prediction.probability, 7),
-            "probabilities": dict(zip(result.classes, probabilities, strict=True)),
-            "inference_ms": round(result.inference_ms, 3),
-        }
-        if frame.file is not None:
-            record["file"] = frame.file
-        try:
-            self._append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        except OSError as error:
-            raise UserError(f"--json {self.path}: {error.strerror}, after {self.frames} lines.") from None
-        self.frames += 1
-
-    def _append(self, line: bytes) -> None:
-        if self._file is None:
-            check_new("--json", self.path)  # again: loading the model took a while
-            self._file = self.path.open("xb", buffering=0)
-        self._file.write(line)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.frames} lines)"
+def letterbox(view: np.ndarray, width: int, height: int) -> np.ndarray:
+    """uint8 BGR `[h, w, 3]` -> `[height, width, 3]`: shrunk if it must be, and centred on black."""
+    scale = min(1.0, width / view.shape[1], height / view.shape[0])
+    if scale < 1:
+        size = (max(1, int(view.shape[1] * scale)), max(1, int(view.shape[0] * scale)))
+        view = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - view.shape[0]) // 2, (width - view.shape[1]) // 2
+    canvas[top : top + view.shape[0], left : left + view.shape[1]] = view
+    return canvas
