@@ -14,8 +14,9 @@ from vgg_flax.settings import WebcamSettings
 if TYPE_CHECKING:  # the names in annotations; nothing is imported
     from vgg_flax.answers.predictor import Predictor
     from vgg_flax.live.capture import Source
-    from vgg_flax.live.output import JsonLines, Recording
+    from vgg_flax.live.output import JsonLines
     from vgg_flax.live.progress import StatusLine, Stopwatch
+    from vgg_flax.live.recording import Recording
     from vgg_flax.live.window import Window
 
 # The libraries read these once, when they are imported; `run` imports them, so that --help needn't wait.
@@ -37,7 +38,7 @@ def main(settings: WebcamSettings) -> None:
 
 def run(settings: WebcamSettings) -> None:
     """From the source to the last frame. Whatever happens, files end up readable and the camera free."""
-    from vgg_flax.live import output, progress, sources, window
+    from vgg_flax.live import output, progress, recording, sources, window
 
     watch, files = progress.Stopwatch(), []
     try:
@@ -48,7 +49,7 @@ def run(settings: WebcamSettings) -> None:
                 files.append(stack.enter_context(contextlib.closing(output.JsonLines(settings.json))))
             source = stack.enter_context(contextlib.closing(sources.open_source(settings.source, status.note)))
             if settings.save is not None:
-                files.append(stack.enter_context(contextlib.closing(output.Recording(settings.save, source.fps))))
+                files.append(stack.enter_context(contextlib.closing(recording.Recording(settings.save, source.fps))))
             predictor = load_model(settings.model, status)
             screen = None
             if not settings.headless:
@@ -89,6 +90,8 @@ def label_frames(
     max_frames: int | None,
 ) -> None:
     """Label each frame of the source, write it down and show it, until somebody has had enough."""
+    from vgg_flax.live.overlay import compose
+    from vgg_flax.live.recording import Recording
     from vgg_flax.live.result import label
 
     watch.start()
@@ -99,7 +102,10 @@ def label_frames(
             result = label(frame, predictor, watch)
             seen = time.monotonic()
             for file in files:  # first: what was said is written down, whatever happens to the screen
-                file.add(result)
+                if isinstance(file, Recording):
+                    file.add_view(compose(result), frame.time_s)
+                else:
+                    file.add(result)
             status.show(f"{frame.index:6d}   {result.summary()}")
             if screen:
                 screen.add(result)

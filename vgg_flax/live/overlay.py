@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from vgg_flax.live.recording import letterbox
 from vgg_flax.live.result import Result
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and nothing here needs it
@@ -44,18 +45,6 @@ def fit(image: np.ndarray, mirror: bool = False) -> np.ndarray:
     if size != (width, height):
         view = cv2.resize(view, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     return letterbox(view, max(ROOM[0], size[0] + size[0] % 2), max(ROOM[1], size[1] + size[1] % 2))
-
-
-def letterbox(view: np.ndarray, width: int, height: int) -> np.ndarray:
-    """uint8 BGR `[h, w, 3]` -> `[height, width, 3]`: shrunk if it must be, and centred on black."""
-    scale = min(1.0, width / view.shape[1], height / view.shape[0])
-    if scale < 1:
-        size = (max(1, int(view.shape[1] * scale)), max(1, int(view.shape[0] * scale)))
-        view = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
-    canvas = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - view.shape[0]) // 2, (width - view.shape[1]) // 2
-    canvas[top : top + view.shape[0], left : left + view.shape[1]] = view
-    return canvas
 
 
 def draw_prediction(view: np.ndarray, prediction: Prediction, classes: Sequence[str], footer: str) -> None:
