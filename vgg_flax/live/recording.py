@@ -216,9 +216,10 @@ def check_name(path: Path) -> None:
 def count_frames(path: Path) -> int:
     """Frames that a reader finds in a video file; they are not decoded. 0 where it can't be read."""
     import av
+    from av.error import FFmpegError
 
     count = 0
-    with contextlib.suppress(av.FFmpegError, OSError), av.open(str(path)) as container:
+    with contextlib.suppress(FFmpegError, OSError), av.open(str(path)) as container:
         for packet in container.demux(video=0):
             count += bool(packet.size) and not packet.is_corrupt
     return count
