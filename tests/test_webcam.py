@@ -17,7 +17,8 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from test_webcam_sources import MjpegServer, server  # noqa: F401  (a fixture)
+from misbehaving import MjpegServer
+from test_webcam_sources import server  # noqa: F401  (a fixture)
 
 from vgg_flax.__main__ import main
 from vgg_flax.answers import bundle
