@@ -16,6 +16,7 @@ ONLY_IN = {
     "orbax": ("vgg_flax/training/checkpoint.py",),
     "matplotlib": ("vgg_flax/report/",),
     "jinja2": ("vgg_flax/report/page.py",),
+    "av": ("vgg_flax/live/recording.py",),
     "tensorflow_datasets": ("vgg_flax/data/tfds.py",),
     "weights_convert": ("weights_convert/", "vgg_flax/commands/"),
 }

@@ -17,7 +17,8 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from test_webcam_sources import MjpegServer, server  # noqa: F401  (a fixture)
+from misbehaving import MjpegServer
+from test_webcam_sources import server  # noqa: F401  (a fixture)
 
 from vgg_flax.__main__ import main
 from vgg_flax.answers import bundle
@@ -210,31 +211,6 @@ def test_overlay_fits_any_picture(size, classes):
     assert not drawn[:, -1][: view.shape[0] // 2].any(), "the panel must end inside the picture"
 
 
-# Recordings
-
-
-def test_recording_keeps_the_time_of_uneven_frames_and_cuts_gaps(tmp_path):
-    recording = output.Recording(tmp_path / "out.avi", fps=10.0)
-    views = {0.0: 0, 0.31: 60, 0.33: 120, 0.62: 180, 100.0: 240}
-    for time_s, value in views.items():
-        recording.add_view(np.full((360, 400, 3), value, np.uint8), time_s)
-    recording.close()
-    levels = [round(float(image.mean())) for image in read_video(recording.path)]
-    np.testing.assert_allclose(levels, [0, 60, 60, 60, 180, 180, 180, 240], atol=4)
-
-
-@pytest.mark.parametrize("ending", list(output.CODECS))
-def test_recording_letterboxes_frames_of_another_size(tmp_path, ending):
-    recording = output.Recording(tmp_path / f"out{ending}", fps=10.0)
-    recording.add_view(np.full((400, 640, 3), 200, np.uint8), 0.0)
-    recording.add_view(np.full((800, 640, 3), 200, np.uint8), 0.1)
-    recording.close()
-    first, second = read_video(recording.path)
-    assert first.shape == second.shape == (400, 640, 3)
-    assert second[200, 320].min() > 180
-    assert second[200, 100].max() < 40, "the sides of the taller picture stay black"
-
-
 @pytest.mark.parametrize("option", ["--json", "--save"])
 def test_files_that_exist_are_left_alone(folder, tmp_path, capsys, option):
     mine = tmp_path / "mine.avi"
@@ -243,14 +219,6 @@ def test_files_that_exist_are_left_alone(folder, tmp_path, capsys, option):
     assert in_process(*arguments) == 2
     assert mine.read_text() == "mine"
     assert "exists already" in capsys.readouterr().err
-
-
-def test_file_that_appears_after_the_start_is_left_alone(tmp_path):
-    recording = output.Recording(tmp_path / "out.avi", fps=10.0)
-    recording.path.write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
-        recording.add_view(np.zeros((360, 400, 3), np.uint8), 0.0)
-    assert recording.path.read_text() == "mine"
 
 
 def test_full_disk_ends_the_json_file_with_one_line(tmp_path):

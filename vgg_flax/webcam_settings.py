@@ -51,6 +51,14 @@ class WebcamSettings:
     project: Path = Path("runs")
     """Folder of all runs; what the keys s and r keep goes into live/ inside it."""
 
+    @property
+    def size(self) -> Optional[tuple[int, int]]:
+        """The resolution: (width, height)."""
+        if self.resolution is None:
+            return None
+        width, height = self.resolution.split("x")
+        return int(width), int(height)
+
     def __post_init__(self) -> None:
         check_value("max-frames", self.max_frames, self.max_frames is None or self.max_frames >= 1, "at least 1")
         ok = math.isfinite(self.smooth) and 0 <= self.smooth <= 10

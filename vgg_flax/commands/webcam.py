@@ -47,7 +47,8 @@ def run(settings: WebcamSettings) -> None:
         terminal = stack.enter_context(Terminal())
         named = (("--json", settings.json), ("--csv", settings.csv))
         rows = [sinks.Rows(option, path) for option, path in named if path is not None]
-        source = stack.enter_context(contextlib.closing(sources.open_source(settings.source, terminal.note)))
+        asked = (settings.size, settings.fps)
+        source = stack.enter_context(contextlib.closing(sources.open_source(settings.source, terminal.note, *asked)))
         recording = Recording(settings.save, source.fps) if settings.save else None
         predictor = load_model(settings.model, terminal)
         painter, watched = make_painter(predictor), settings.show == "window" and can_open_window(terminal)

@@ -67,7 +67,7 @@ class Pump(threading.Thread):
             self._board.update(capture_rate=rate, hint=fault or hint(frame.image), **more)
             if not fault:
                 self._latest.put(frame)
-        silent = self._source.live and time.monotonic() - self._good > NO_SIGNAL_AFTER
+        silent = self._source.live and time.monotonic() - self._good > max(NO_SIGNAL_AFTER, self._source.quiet)
         if silent and not self._board.state.paused:
             why = (frame.fault if frame else None) or self._source.trouble
             self._latest.drop()

@@ -8,21 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
+from vgg_flax import files
 from vgg_flax.answers.rows import csv_line, json_line
-from vgg_flax.errors import NotSaved, UserError
+from vgg_flax.errors import NotSaved
 from vgg_flax.live.state import Board
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 WAITING = 64  # things that may wait to be written
-
-
-def check_new(option: str, path: Path) -> None:
-    """Raise UserError unless `path` is a new file in an existing folder."""
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{option} {path} exists already and is left as it is: give a new name.")
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}.")
 
 
 class Target(Protocol[T_contra]):
@@ -93,7 +86,7 @@ class Rows:
     """
 
     def __init__(self, option: str, path: Path):
-        check_new(option, path)
+        files.check_new(option, path)
         self.path, self.count = path, 0
         self._option = option
         self._file: BinaryIO | None = None
@@ -102,7 +95,7 @@ class Rows:
         """Raises NotSaved when the disk refuses."""
         try:
             if self._file is None:
-                check_new(self._option, self.path)  # again: loading the model took a while
+                files.check_new(self._option, self.path)  # again: loading the model took a while
                 self._file = self.path.open("xb", buffering=0)
                 if self._option == "--csv":
                     self._write(csv_line(row))
