@@ -106,6 +106,7 @@ class MjpegServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), MjpegHandler)
         self.stopping = threading.Event()
         self.connections = 0
+        self.paths: list[str] = []
         self.asked: list[dict[str, str]] = []  # headers of each request
         self.changed = threading.Event()  # what a test may set, to make a server go on to something else
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -122,6 +123,7 @@ class MjpegHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.connections += 1
+        self.server.paths.append(self.path)
         self.server.asked.append({key.lower(): value for key, value in self.headers.items()})
         mode = re.split(r"[/?]", self.path.strip("/"))[0]
         if mode.isdecimal():
@@ -265,6 +267,12 @@ class MjpegHandler(http.server.BaseHTTPRequestHandler):
 
     def gone(self) -> None:
         pass
+
+    def drip(self) -> None:
+        """A byte now and then, for ever."""
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Drip: ")
+        while not self.server.stopping.wait(0.1):
+            self.wfile.write(b".")
 
     def html(self) -> None:
         self.plain(200, "text/html", b"<html>log in</html>")

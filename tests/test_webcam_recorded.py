@@ -168,6 +168,8 @@ def test_picture_file_comes_as_bgr(tmp_path):
         ("empty.mp4", "an empty file"),
         ("folder", "no pictures"),
         ("folder/*", "no picture fits this pattern; 0 other"),
+        ("x" * 300, "File name too long"),
+        ("http://[::1/live", "Invalid IPv6 URL"),
         ("765432", "camera 765432 can't be opened"),
         ("http://127.0.0.1:9/live", "can't be opened: connection refused"),
     ],

@@ -199,7 +199,26 @@ def test_silence_is_a_trouble_only_where_pictures_usually_come_faster(live, monk
     assert source.trouble == "no data for 0 s"
     source._distance = 10.0
     assert source.trouble is None
-    assert source.quiet == 30.0
+    assert source.quiet == 20.0
+
+
+def test_distance_of_pictures_is_the_longest_lately(live):
+    source = live(ScriptedCapture())
+    for arrived in (0.0, 0.1, 2.1, 2.2):
+        source._see(1, capture.Shot(picture(round(10 * arrived)), arrived), arrived)
+    assert source.quiet == pytest.approx(4.0, rel=0.02), "it comes in bursts"
+    for number in range(300):
+        source._see(1, capture.Shot(picture(number % 200), 3 + number / 10), 0.0)
+    assert source.quiet == newest.QUIET
+
+
+def test_defect_in_the_capture_thread_is_raised_where_frames_are_taken(live):
+    script = ScriptedCapture()
+    source = live(script)
+    source._repeats = None  # whatever it may be
+    script.tell(picture(1))
+    with pytest.raises(AttributeError):
+        next_frame(iter(source))
 
 
 # Time

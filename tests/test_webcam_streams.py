@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -280,6 +281,7 @@ def test_server_that_goes_away_between_two_polls_is_told(server, watch, monkeypa
         ("endless", "302, it redirects without end"),
         ("rude", "it does not speak HTTP"),
         ("gone", "the connection was closed"),
+        ("drip", "it answers too slowly"),
     ],
 )
 def test_why_a_url_can_not_be_opened_is_one_line(server, mode, reason):  # noqa: F811
@@ -326,6 +328,12 @@ def test_rtsp_server_that_refuses_is_quoted():
             open_source(url, no_warning)
         assert "secret" not in str(error.value)
         listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_words_of_a_url_that_a_person_types_are_encoded(server):  # noqa: F811
+    with pytest.raises(UserError, match="404"):
+        open_source(server.url("404/für alle?größe=1 2&x=%20"), no_warning)
+    assert server.paths[-1] == "/404/f%C3%BCr%20alle?gr%C3%B6%C3%9Fe=1%202&x=%20"
 
 
 # Passwords
@@ -532,3 +540,53 @@ def test_video_over_http_is_a_recording_by_its_type(tmp_path, server):  # noqa: 
         del MjpegHandler.watch  # type: ignore[attr-defined]
     assert not source.live
     np.testing.assert_allclose([level(frame) for frame in frames], range(0, 100, 10), atol=4)
+
+
+def test_live_video_over_http_is_read_by_ffmpeg_with_the_times_of_its_pictures(tmp_path, server, monkeypatch):  # noqa: F811
+    """MPEG-TS, a hundred pictures at 25 a second, sent in pieces of eight: late and in bursts."""
+    from misbehaving import MjpegHandler
+
+    from vgg_flax.live import capture
+
+    monkeypatch.setattr(capture, "TIMEOUT", 5.0)
+    pieces = transport_stream(tmp_path / "live.ts", 100, 8)
+
+    def live(handler: MjpegHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "video/mp2t")
+        handler.end_headers()
+        for piece in pieces:
+            handler.wfile.write(piece)
+            if handler.server.stopping.wait(8 / 25):
+                return
+
+    MjpegHandler.live = live  # type: ignore[attr-defined]
+    source = open_source(server.url("live"), no_warning)
+    try:
+        frames = iter(source)
+        while next_frame(frames).index < 36:
+            pass  # FFMPEG looks at a second of it before it begins
+        seen = [next_frame(frames) for _ in range(6)]
+    finally:
+        source.close()
+        del MjpegHandler.live  # type: ignore[attr-defined]
+    assert source.live
+    for one, other in itertools.pairwise(seen):
+        assert other.captured - one.captured == pytest.approx((level(other) - level(one)) / 2 / 25, abs=0.05)
+
+
+def transport_stream(path: Path, count: int, every: int) -> list[bytes]:
+    """A picture's level is 20 and twice its number; a piece holds `every` of them."""
+    with path.open("wb") as file, av.open(file, "w", format="mpegts", options={"flush_packets": "1"}) as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 160, 120, "yuv420p", 2_000_000
+        places = [0]
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(20 + 2 * number, 120, 160), format="bgr24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+            if number % every == every - 1:
+                places.append(file.tell())
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    return [data[start:end] for start, end in itertools.pairwise([*places, len(data)])]

@@ -25,7 +25,7 @@ PATIENCE = 15.0  # seconds without a frame after which the source is given up
 FROZEN_AFTER = 5.0  # seconds of identical pictures after which a source is taken to repeat itself
 FIRST_DELAY, LAST_DELAY = 0.5, 4.0  # seconds before reopening, doubling
 FIRST_REOPENING, LAST_REOPENING = 5.0, 80.0  # seconds between two tries to wake a frozen camera, doubling
-SLOW = 3.0  # usual distances between two pictures that may pass without one
+SLOW, FADING = 2.0, 0.99  # how often the longest distance of two pictures, lately, may pass; "lately", in pictures
 
 
 class LiveSource:
@@ -69,10 +69,10 @@ class LiveSource:
             raise UserError(f"{name} can't be opened: {error}.{hint}") from None
         self._started = time.monotonic()
         self._last_sign = self._last_good = self._started  # of life; of a picture without a fault
-        self._distance = 0.0  # seconds between two pictures, smoothed
+        self._distance = 0.0  # longest, lately, of seconds between two good pictures
         self._captured = 0
         self._trouble: str | None = None
-        self._over: Ended | UserError | None = None
+        self._over: BaseException | None = None
         self._newest: tuple[Frame, float] | None = None  # and when it arrived
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -81,7 +81,7 @@ class LiveSource:
 
     @property
     def quiet(self) -> float:
-        """Seconds without a picture that mean nothing: a few times the distance that pictures usually have."""
+        """Seconds without a picture that mean nothing: twice the longest distance that pictures lately had."""
         if self._trouble is not None:
             return QUIET
         return self._repeats.after if self._repeats.patient else max(QUIET, SLOW * self._distance)
@@ -97,9 +97,9 @@ class LiveSource:
         while not self._closing.is_set():
             frame = self._take()
             if frame is None and self._over is not None and self._newest is None:
-                if isinstance(self._over, UserError):
-                    raise self._over
-                return
+                if isinstance(self._over, Ended):
+                    return
+                raise self._over
             yield frame
 
     def _take(self) -> Frame | None:
@@ -142,6 +142,12 @@ class LiveSource:
         return generation == self._generation and not self._closing.is_set()
 
     def _run(self, generation: int, capture: Capture | None) -> None:
+        try:
+            self._work(generation, capture)
+        except BaseException as error:  # a defect is said by the thread that iterates
+            self._end(error)
+
+    def _work(self, generation: int, capture: Capture | None) -> None:
         delay = FIRST_DELAY
         while self._in_charge(generation):
             if capture is not None:
@@ -199,7 +205,7 @@ class LiveSource:
         if self._in_charge(generation):
             self._trouble = reason
 
-    def _end(self, how: Ended | UserError) -> None:
+    def _end(self, how: BaseException) -> None:
         with self._changed:
             self._over = how
             self._changed.notify()
@@ -217,7 +223,8 @@ class LiveSource:
                 return True
             if fault is None:
                 if self._captured:
-                    self._distance += 0.2 * (min(shot.arrived - self._last_good, PATIENCE) - self._distance)
+                    distance = min(shot.arrived - self._last_good, TIMEOUT)
+                    self._distance = max(distance, FADING * self._distance)
                 self._last_good = shot.arrived
             self._newest = (
                 Frame(self._captured, shot.image, captured - self._started, captured, fault=fault),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,6 +23,10 @@ def open_stdin() -> MotionJpeg:
     if os.isatty(0):
         raise Unavailable("nothing is piped into it; try `ffmpeg ... -f mjpeg - | vgg-flax webcam --source -`")
     try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.setmode(0, os.O_BINARY)
         return MotionJpeg(_bytes(os.dup(0), Ended()))
     except OSError:
         raise Unavailable("it is closed") from None

@@ -48,18 +48,34 @@ def open_source(
     Raises:
       UserError: there is no such source, or it can't be opened; with the reason.
     """
-    if re.fullmatch(r"\d{1,9}", text):
-        opening = functools.partial(open_camera, int(text), resolution, fps, _once(warn))
-        return LiveSource(f"camera {text}", opening, camera=True, hint=_cameras())
-    if Path(text).is_char_device():  # /dev/video0
-        opening = functools.partial(open_camera, text, resolution, fps, _once(warn))
-        return LiveSource(text, opening, camera=True, hint=_cameras())
+    try:
+        url = urlsplit(text)
+        if re.fullmatch(r"\d{1,9}", text):
+            return _camera(int(text), warn, resolution, fps)
+        if "://" in text and url.scheme != "file":
+            _no_camera(text, warn, resolution, fps)
+            return _web(text, warn) if url.scheme in ("http", "https") else _stream(text)
+        path = Path(unquote(url.path)) if url.scheme == "file" else Path(text).expanduser()
+        if path.is_char_device() and text != STDIN:  # /dev/video0
+            return _camera(str(path), warn, resolution, fps)
+        _no_camera(text, warn, resolution, fps)
+        return _local(path, text, warn)
+    except (OSError, ValueError) as error:  # names that are too long, folders that are closed, brackets in a URL
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"--source {shown(text)}: {reason}.") from None
+
+
+def _camera(
+    camera: int | str, warn: Callable[[str], None], resolution: tuple[int, int] | None, fps: float | None
+) -> Source:
+    name = f"camera {camera}" if isinstance(camera, int) else camera
+    opening = functools.partial(open_camera, camera, resolution, fps, functools.cache(warn))  # each is said once
+    return LiveSource(name, opening, camera=True, hint=_cameras())
+
+
+def _no_camera(text: str, warn: Callable[[str], None], resolution: tuple[int, int] | None, fps: float | None) -> None:
     if resolution or fps:
         warn(f"--resolution and --fps are for cameras, and {shown(text)} is none")
-    url = urlsplit(text)
-    if "://" in text and url.scheme != "file":
-        return _web(text, warn) if url.scheme in ("http", "https") else _stream(text)
-    return _local(Path(unquote(url.path)) if url.scheme == "file" else Path(text).expanduser(), text, warn)
 
 
 def _local(path: Path, text: str, warn: Callable[[str], None]) -> Source:
@@ -144,11 +160,6 @@ def _capture(client: Client, answer: Answer) -> Capture:
     if capture is None:
         raise Unavailable(UNREADABLE)
     return OpenCV(capture)
-
-
-def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
-    """Each thing is said once, however often a camera is opened."""
-    return functools.cache(warn)
 
 
 def _cameras() -> str:

@@ -10,26 +10,29 @@ import http.client
 import re
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from vgg_flax.live import capture
 from vgg_flax.live.capture import Unavailable
 from vgg_flax.live.jpegs import LARGEST
 
 PIECE = 1 << 20  # bytes that are read at once, at most
+SAFE = "!$%&'()*+,/:;=?@[]~"  # what stays as it is in the path and query of a URL that a person typed
 AGENT = "vgg-flax"
+ANSWER = 3.0  # time limits of one wait in which an answer must begin
+LOGIN = re.compile(r"(?<=://)[^/?#]*@")
 SECRET = re.compile(r"([?&;][^=&;#]*(?:pass|pwd|token|secret|key|auth)[^=&;#]*=)[^&;#]*", re.IGNORECASE)
 
 
 def shown(url: str) -> str:
     """A URL for the screen, without name and password."""
-    parts = urlsplit(url)
-    return SECRET.sub(r"\1***", urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+    return SECRET.sub(r"\1***", LOGIN.sub("", url))
 
 
 class Answer:
@@ -97,15 +100,16 @@ class Client:
     """Asks for one URL. Name and password in it answer the server that asks for them: digest, or basic."""
 
     def __init__(self, url: str):
-        self.url = re.sub(r"\s", "%20", url.strip())
+        self.url = url
         try:
-            parts = urlsplit(self.url)
+            parts = urlsplit(url)
             parts.port  # noqa: B018  (it is parsed here)
         except ValueError as error:
             raise Unavailable(f"not a URL ({error})") from None
         self._login = Login(unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-        self._target = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
-        self._basic = False
+        path, query = quote(parts.path, safe=SAFE), quote(parts.query, safe=SAFE)
+        self._target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
+        self._basic = self._late = False
         self._connection: socket.socket | None = None
         handlers: list[Any] = [_Plain(self._keep), _Secure(self._keep)]
         if self._login:
@@ -123,8 +127,15 @@ class Client:
 
     def ask(self, headers: dict[str, str] | None = None) -> Answer:
         """Raises Unavailable."""
+        late = threading.Timer(ANSWER * capture.TIMEOUT, self._hurry)  # a byte now and then is not an answer
+        late.daemon, self._late = True, False
+        late.start()
         try:
-            return self._ask(headers or {})
+            answer = self._ask(headers or {})
+            if self._late:
+                answer.close()
+                raise TimeoutError
+            return answer
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == http.HTTPStatus.NOT_MODIFIED:
@@ -136,7 +147,13 @@ class Client:
         except urllib.error.URLError as error:
             raise Unavailable(why(error.reason, "no answer")) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unavailable(why(error, "no answer")) from None
+            raise Unavailable("it answers too slowly" if self._late else why(error, "no answer")) from None
+        finally:
+            late.cancel()
+
+    def _hurry(self) -> None:
+        self._late = True
+        self.interrupt()
 
     def _ask(self, headers: dict[str, str]) -> Answer:
         request = urllib.request.Request(self._target, headers={"User-Agent": AGENT, **headers})
