@@ -15,10 +15,10 @@ from vgg_flax import __main__ as program
 from vgg_flax.commands import doctor
 from vgg_flax.data import open_dataset
 from vgg_flax.data.reading import content_keys, decode_all
-from vgg_flax.network.spec import Preprocessing
 from vgg_flax.doctor_settings import DoctorSettings
 from vgg_flax.errors import UserError
 from vgg_flax.insight import files, leaks
+from vgg_flax.network.spec import Preprocessing
 
 
 def write_scenes(folder, count, start=0):

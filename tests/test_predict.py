@@ -13,6 +13,7 @@ from conftest import write_photos
 from vgg_flax.answers import bundle
 from vgg_flax.answers.judge import Judge, with_references
 from vgg_flax.answers.predictor import Predictor
+from vgg_flax.answers.rows import SAID
 from vgg_flax.commands import predict
 from vgg_flax.data import named
 from vgg_flax.errors import UserError

@@ -23,7 +23,8 @@ class Latest:
     def put(self, frame: Frame) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self.every or self._frame is None or self._ended)
-            self._fill(frame)
+            if not self._ended:
+                self._fill(frame)
 
     def take(self) -> Frame | None:
         """A frame, as soon as there is one, and only once; None when no more will come."""

@@ -33,6 +33,7 @@ class Pump(threading.Thread):
         self._source, self._latest, self._board = source, latest, board
         self._paced, self._seen = paced, seen
         self._rate = Rate()
+        self._fault: str | None = None  # of the last frame
         self._good = time.monotonic()  # when the last frame came that could be labelled
         self._began: float | None = None  # on this clock, the time 0 of a recording
         self._stopping = threading.Event()
@@ -60,7 +61,8 @@ class Pump(threading.Thread):
                 frame = dataclasses.replace(frame, captured=time.monotonic())
             if self._board.state.paused:
                 return
-            fault, self._good = frame.fault, self._good if frame.fault else time.monotonic()
+            fault = self._fault = frame.fault
+            self._good = self._good if fault else time.monotonic()
             rate = self._rate.tick(time.monotonic())
             more: dict[str, Any] = {} if self._latest.every else {"frame": frame}
             more |= {} if fault else {"trouble": None}
@@ -69,7 +71,7 @@ class Pump(threading.Thread):
                 self._latest.put(frame)
         silent = self._source.live and time.monotonic() - self._good > max(NO_SIGNAL_AFTER, self._source.quiet)
         if silent and not self._board.state.paused:
-            why = (frame.fault if frame else None) or self._source.trouble
+            why = self._source.trouble or self._fault
             self._latest.drop()
             trouble = f"no signal: {why}" if why else "no signal"
             self._board.update(trouble=trouble, answer=None, heat=None, hint=None, label_rate=0.0)

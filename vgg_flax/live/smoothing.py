@@ -10,7 +10,7 @@ from vgg_flax.answers.judge import Judge, Judgement, Verdict
 
 GAP = 1.0  # seconds without an answer, after which the past does not count
 CLEARLY = 0.5  # what two answers in a row have to be ahead by, to be a change of what there is to see
-SLACK = 0.03  # by which a probability has to pass its threshold to change the verdict
+SLACK = 0.4  # by which the logit of a probability has to pass that of its threshold to change the verdict
 FAMILIAR_SLACK = 1.03  # the same of familiarity, a ratio
 AHEAD = 0.1  # by which another class has to lead to become the label
 
@@ -77,9 +77,13 @@ class Smoother:
         slack = FAMILIAR_SLACK if before == "unlike" else 1 / FAMILIAR_SLACK
         if familiarity is not None and familiarity < slack:
             return "unlike"
-        sure = self._judge.sure
-        needed = sure - SLACK if before == "label" else min(sure + SLACK, (1 + sure) / 2)
-        return "label" if leads and probability >= needed else "unsure"
+        ahead = _logit(probability) - _logit(self._judge.sure)
+        return "label" if leads and ahead >= (-SLACK if before == "label" else SLACK) else "unsure"
+
+
+def _logit(probability: float) -> float:
+    probability = min(max(probability, 1e-7), 1 - 1e-7)
+    return math.log(probability / (1 - probability))
 
 
 def _kind(judged: Judgement) -> str | int:
