@@ -51,7 +51,7 @@ def watch(server: MjpegServer) -> Iterator:  # noqa: F811
 # Streams
 
 
-@pytest.mark.parametrize("mode", ["ok", "junk", "close", "raw", "elsewhere"])
+@pytest.mark.parametrize("mode", ["ok", "junk", "close", "raw", "elsewhere", "chatty"])
 def test_stream_goes_on_past_junk_and_a_closed_connection(server, watch, mode):  # noqa: F811
     source, frames = watch(mode)
     connections = server.connections
@@ -250,9 +250,13 @@ def test_snapshot_that_does_not_change_for_long_is_frozen(watch, monkeypatch):
 
 
 @pytest.mark.parametrize(("mode", "fault"), [("camera.png", None), ("half.jpg", DAMAGED), ("untyped_picture", None)])
-def test_snapshots_of_any_kind(watch, mode, fault):
-    _, frames = watch(mode)
+def test_snapshots_of_any_kind(server, watch, monkeypatch, mode, fault):  # noqa: F811
+    monkeypatch.setattr(streams, "OFTEN", 0.01)
+    monkeypatch.setattr(streams, "SELDOM", 0.01)
+    source, frames = watch(mode)
     assert next_frame(frames).fault == fault
+    wait_for(lambda: next(frames) or server.connections > 4, "it is polled")
+    assert source.trouble == fault, "also when it does not change"
 
 
 def test_server_that_goes_away_between_two_polls_is_told(server, watch, monkeypatch):  # noqa: F811
@@ -351,10 +355,13 @@ def test_name_and_password_of_the_url_are_sent_to_the_server_that_asks(server, w
         assert not any(secret in asked.get("authorization", "") for asked in server.asked)
 
 
-def test_wrong_password_is_told_as_such(server):  # noqa: F811
+@pytest.mark.parametrize("mode", ["basic", "digest", "bearer"])
+def test_wrong_password_is_told_as_such(server, mode):  # noqa: F811
     with pytest.raises(UserError, match="401 Unauthorized, name or password are wrong") as error:
-        open_source(server.url("basic", "me:wrong@"), no_warning)
-    assert "wrong@" not in str(error.value)
+        open_source(server.url(mode, "me:secret@"), no_warning)
+    assert "secret" not in str(error.value)
+    plain = base64.b64encode(b"me:secret").decode()
+    assert any(plain in asked.get("authorization", "") for asked in server.asked) == (mode != "digest")
 
 
 def test_password_is_not_sent_on_to_another_server(server):  # noqa: F811
