@@ -300,7 +300,7 @@ def test_zero_bytes_of_video_are_no_video(server):  # noqa: F811
         open_source(server.url("zero.mp4"), no_warning)
 
 
-def test_nobody_there_and_no_such_name():
+def test_nobody_there_and_no_such_name(monkeypatch):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]  # bound and not listening: refused
@@ -308,8 +308,15 @@ def test_nobody_there_and_no_such_name():
             open_source(f"http://127.0.0.1:{port}/live", no_warning)
         with pytest.raises(UserError, match="can't be opened: connection refused"):
             open_source(f"rtsp://127.0.0.1:{port}/live", no_warning)
-    with pytest.raises(UserError, match="can't be opened: the name is unknown"):
-        open_source("http://no-such-camera.invalid/live", no_warning)
+    for number, reason in ((socket.EAI_NONAME, "the name is unknown"), (socket.EAI_AGAIN, r"is there a network\?")):
+
+        def look_up(*_, number=number, **__):
+            raise socket.gaierror(number, "never mind")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        for scheme in ("http", "rtsp"):
+            with pytest.raises(UserError, match=reason):
+                open_source(f"{scheme}://no-such-camera.invalid/live", no_warning)
     with pytest.raises(UserError, match="not a URL"):
         open_source("http://127.0.0.1:eighty/live", no_warning)
 

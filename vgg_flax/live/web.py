@@ -258,7 +258,11 @@ def why(error: object, silence: str) -> str:
     if isinstance(error, TimeoutError):
         return f"{silence} for {capture.TIMEOUT:g} s"
     if isinstance(error, socket.gaierror):
-        return "the name is unknown"
+        return (
+            "no name can be looked up: is there a network?"
+            if error.errno == socket.EAI_AGAIN
+            else "the name is unknown"
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate can't be trusted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
