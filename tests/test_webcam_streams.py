@@ -604,3 +604,24 @@ def transport_stream(path: Path, count: int, every: int) -> list[bytes]:
         container.mux(stream.encode(None))
     data = path.read_bytes()
     return [data[start:end] for start, end in itertools.pairwise([*places, len(data)])]
+
+
+def test_playlist_that_is_complete_is_a_recording_whatever_its_type(tmp_path, server):  # noqa: F811
+    from misbehaving import MjpegHandler
+
+    (piece,) = transport_stream(tmp_path / "all.ts", 30, 99)
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:2", "#EXTINF:1.2,", server.url("piece.ts"), ""]
+
+    def all_m3u8(handler: MjpegHandler) -> None:
+        handler.plain(200, "text/plain", "\n".join([*lines[:-1], "#EXT-X-ENDLIST", ""]).encode())
+
+    MjpegHandler.all_m3u8 = all_m3u8  # type: ignore[attr-defined]
+    MjpegHandler.piece_ts = lambda handler: handler.plain(200, "video/mp2t", piece)  # type: ignore[attr-defined]
+    try:
+        source = open_source(server.url("all.m3u8"), no_warning)
+        frames = [frame for frame in source if frame]
+        source.close()
+    finally:
+        del MjpegHandler.all_m3u8, MjpegHandler.piece_ts  # type: ignore[attr-defined]
+    assert not source.live
+    np.testing.assert_allclose([level(frame) for frame in frames], range(20, 80, 2), atol=4)

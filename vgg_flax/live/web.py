@@ -264,7 +264,7 @@ def why(error: object, silence: str) -> str:
             else "the name is unknown"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate can't be trusted ({error.verify_message})"
+        return f"its certificate is not trusted ({error.verify_message}); SSL_CERT_FILE=FILE names one that is"
     if isinstance(error, ssl.SSLError):
         return "it does not speak HTTPS"
     if isinstance(error, ConnectionRefusedError):
