@@ -280,6 +280,14 @@ class MjpegHandler(http.server.BaseHTTPRequestHandler):
     def endless(self) -> None:
         self.plain(302, "text/html", b"", Location=f"/endless/{self.server.connections}")
 
+    def chatty(self) -> None:
+        """A redirection with a text that has no end."""
+        self.send_response(302)
+        self.send_header("Location", "/ok")
+        self.end_headers()
+        while not self.server.stopping.is_set():
+            self.wfile.write(bytes(1 << 16))
+
     def elsewhere(self) -> None:
         self.plain(302, "text/html", b"", Location="/ok")
 
@@ -295,6 +303,9 @@ class MjpegHandler(http.server.BaseHTTPRequestHandler):
             self.ok()
         else:
             self.plain(401, "text/html", b"", WWW_Authenticate='Basic realm="camera"')
+
+    def bearer(self) -> None:
+        self.plain(401, "text/html", b"", WWW_Authenticate='Bearer realm="camera"')
 
     def mute(self) -> None:
         """Wants basic authorization without saying so."""

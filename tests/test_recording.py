@@ -227,6 +227,17 @@ def test_names_that_can_not_be_written_are_refused_before_anything_is_made(tmp_p
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_ffmpeg_without_a_codec_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
+    import av
+
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    record(tmp_path / "out.mp4", 3).close()
+    assert len(read_video(tmp_path / "out.mp4")) == 3, "MPEG-4 Part 2 instead"
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    with pytest.raises(UserError, match=r"the FFmpeg of this PyAV can't write \.webm"):
+        Recording(tmp_path / "out.webm", FPS)
+
+
 def test_folder_that_may_not_be_written_to_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)

@@ -233,6 +233,11 @@ def test_stamps_tell_the_true_age_of_frames_that_come_late_and_in_bursts():
     assert clock.captured(1002.2, 53.0) == pytest.approx(52.15)
 
 
+def test_stamp_on_our_own_clock_is_the_time_of_the_picture():
+    clock = SourceClock()
+    assert [clock.captured(50.0 + i, 50.03 + i) for i in range(3)] == [50.0, 51.0, 52.0], "0.03 s old, each of them"
+
+
 def test_no_stamp_and_a_clock_that_was_set_count_as_now():
     clock = SourceClock()
     assert clock.captured(None, 7.0) == 7.0
@@ -245,7 +250,7 @@ def test_no_stamp_and_a_clock_that_was_set_count_as_now():
 def test_clock_that_runs_too_slowly_is_not_believed():
     clock = SourceClock()
     for second in range(int(PROOF) + 2):
-        captured = clock.captured(0.5 * second, float(second))
+        captured = clock.captured(1000 + 0.5 * second, float(second))
     assert captured == second
 
 

@@ -51,7 +51,7 @@ def watch(server: MjpegServer) -> Iterator:  # noqa: F811
 # Streams
 
 
-@pytest.mark.parametrize("mode", ["ok", "junk", "close", "raw", "elsewhere"])
+@pytest.mark.parametrize("mode", ["ok", "junk", "close", "raw", "elsewhere", "chatty"])
 def test_stream_goes_on_past_junk_and_a_closed_connection(server, watch, mode):  # noqa: F811
     source, frames = watch(mode)
     connections = server.connections
@@ -250,9 +250,13 @@ def test_snapshot_that_does_not_change_for_long_is_frozen(watch, monkeypatch):
 
 
 @pytest.mark.parametrize(("mode", "fault"), [("camera.png", None), ("half.jpg", DAMAGED), ("untyped_picture", None)])
-def test_snapshots_of_any_kind(watch, mode, fault):
-    _, frames = watch(mode)
+def test_snapshots_of_any_kind(server, watch, monkeypatch, mode, fault):  # noqa: F811
+    monkeypatch.setattr(streams, "OFTEN", 0.01)
+    monkeypatch.setattr(streams, "SELDOM", 0.01)
+    source, frames = watch(mode)
     assert next_frame(frames).fault == fault
+    wait_for(lambda: next(frames) or server.connections > 4, "it is polled")
+    assert source.trouble == fault, "also when it does not change"
 
 
 def test_server_that_goes_away_between_two_polls_is_told(server, watch, monkeypatch):  # noqa: F811
@@ -296,7 +300,7 @@ def test_zero_bytes_of_video_are_no_video(server):  # noqa: F811
         open_source(server.url("zero.mp4"), no_warning)
 
 
-def test_nobody_there_and_no_such_name():
+def test_nobody_there_and_no_such_name(monkeypatch):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]  # bound and not listening: refused
@@ -304,8 +308,15 @@ def test_nobody_there_and_no_such_name():
             open_source(f"http://127.0.0.1:{port}/live", no_warning)
         with pytest.raises(UserError, match="can't be opened: connection refused"):
             open_source(f"rtsp://127.0.0.1:{port}/live", no_warning)
-    with pytest.raises(UserError, match="can't be opened: the name is unknown"):
-        open_source("http://no-such-camera.invalid/live", no_warning)
+    for number, reason in ((socket.EAI_NONAME, "the name is unknown"), (socket.EAI_AGAIN, r"is there a network\?")):
+
+        def look_up(*_, number=number, **__):
+            raise socket.gaierror(number, "never mind")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        for scheme in ("http", "rtsp"):
+            with pytest.raises(UserError, match=reason):
+                open_source(f"{scheme}://no-such-camera.invalid/live", no_warning)
     with pytest.raises(UserError, match="not a URL"):
         open_source("http://127.0.0.1:eighty/live", no_warning)
 
@@ -351,10 +362,13 @@ def test_name_and_password_of_the_url_are_sent_to_the_server_that_asks(server, w
         assert not any(secret in asked.get("authorization", "") for asked in server.asked)
 
 
-def test_wrong_password_is_told_as_such(server):  # noqa: F811
+@pytest.mark.parametrize("mode", ["basic", "digest", "bearer"])
+def test_wrong_password_is_told_as_such(server, mode):  # noqa: F811
     with pytest.raises(UserError, match="401 Unauthorized, name or password are wrong") as error:
-        open_source(server.url("basic", "me:wrong@"), no_warning)
-    assert "wrong@" not in str(error.value)
+        open_source(server.url(mode, "me:secret@"), no_warning)
+    assert "secret" not in str(error.value)
+    plain = base64.b64encode(b"me:secret").decode()
+    assert any(plain in asked.get("authorization", "") for asked in server.asked) == (mode != "digest")
 
 
 def test_password_is_not_sent_on_to_another_server(server):  # noqa: F811
@@ -590,3 +604,24 @@ def transport_stream(path: Path, count: int, every: int) -> list[bytes]:
         container.mux(stream.encode(None))
     data = path.read_bytes()
     return [data[start:end] for start, end in itertools.pairwise([*places, len(data)])]
+
+
+def test_playlist_that_is_complete_is_a_recording_whatever_its_type(tmp_path, server):  # noqa: F811
+    from misbehaving import MjpegHandler
+
+    (piece,) = transport_stream(tmp_path / "all.ts", 30, 99)
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:2", "#EXTINF:1.2,", server.url("piece.ts"), ""]
+
+    def all_m3u8(handler: MjpegHandler) -> None:
+        handler.plain(200, "text/plain", "\n".join([*lines[:-1], "#EXT-X-ENDLIST", ""]).encode())
+
+    MjpegHandler.all_m3u8 = all_m3u8  # type: ignore[attr-defined]
+    MjpegHandler.piece_ts = lambda handler: handler.plain(200, "video/mp2t", piece)  # type: ignore[attr-defined]
+    try:
+        source = open_source(server.url("all.m3u8"), no_warning)
+        frames = [frame for frame in source if frame]
+        source.close()
+    finally:
+        del MjpegHandler.all_m3u8, MjpegHandler.piece_ts  # type: ignore[attr-defined]
+    assert not source.live
+    np.testing.assert_allclose([level(frame) for frame in frames], range(20, 80, 2), atol=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+OWN = 1.0  # seconds; a stamp that is so close to our clock is on our clock
 LATEST = 10.0  # seconds; a picture that seems older than that shows that the clock was set
 WINDOW = 300.0  # seconds after which the least delay is measured anew: two clocks drift apart
 PROOF = 10.0  # seconds after which a clock that runs too slowly is found out
@@ -26,6 +27,8 @@ class SourceClock:
         """When a picture was taken that bears `stamp` and came at `arrived`; `arrived` where that is unknown."""
         if stamp is None or self._broken:
             return arrived
+        if 0 <= arrived - stamp < OWN:  # as Linux stamps the pictures of cameras
+            return stamp
         offset = arrived - stamp
         if self._first is None or stamp < self._last or offset - min(self._offsets) > LATEST:
             self._first, self._offsets, self._turned = (stamp, arrived), (offset, offset), arrived

@@ -17,7 +17,7 @@ from vgg_flax.errors import NotSaved, UserError
 
 LONGEST_GAP = 3.0  # seconds
 EVERY = 0.5  # seconds of video that a killed process may lose
-FINEST = 1001 * 240  # denominators of frame rates, such as 30000/1001
+FINEST = 1001  # denominator of frame rates, as in 30000/1001
 
 
 class Kind(NamedTuple):
@@ -59,11 +59,13 @@ class Recording:
       frames: written so far; once it is closed, or the disk has refused, what a reader finds in the file.
 
     Raises:
-      UserError: the file exists, its folder is missing or closed to us, or its ending is no video's.
+      UserError: the file exists, its folder is missing or closed to us, its ending is no video's, or FFmpeg is
+        built without what it takes.
     """
 
     def __init__(self, path: Path, fps: float):
         check_name(path)
+        codec_for(path)
         self.path, self.frames = path, 0
         self._fps = fps
         self._shift = 0  # frames cut out so far
@@ -106,7 +108,7 @@ class Recording:
                 self._film.give_up()
                 self.frames = count_frames(self.path)
                 if not self.frames:
-                    self.path.unlink()
+                    self.path.unlink(missing_ok=True)
             kept = f"its first {self.frames} frames are there and play" if self.frames else "nothing was kept"
             raise NotSaved(f"--save {self.path}: {reason}; {kept}.") from None
 
@@ -127,8 +129,7 @@ class _Film:
         self._container = av.open(self._file, "w", format=kind.container, options=kind.muxing)
         options = {**kind.encoding, "g": str(max(1, round(EVERY * fps))), "colorspace": "smpte170m"}
         rate = Fraction(fps).limit_denominator(FINEST)
-        codec = next(name for name in kind.codecs if name in av.codecs_available)
-        self._stream: Any = self._container.add_stream(codec, rate=rate, options=options)
+        self._stream: Any = self._container.add_stream(codec_for(path), rate=rate, options=options)
         self._stream.width, self._stream.height = self._size
         self._stream.pix_fmt = kind.pixels
         self._stream.codec_context.thread_count = 1  # the other processors are the model's
@@ -198,9 +199,9 @@ class _File:
         self._refused = True
 
     def end_at(self, size: int) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it may be closed, with an error
             self._file.truncate(size)
-        self.close()
+            self._file.close()
 
     def close(self) -> None:
         self._file.close()
@@ -211,6 +212,16 @@ def check_name(path: Path) -> None:
     if path.suffix.lower() not in KINDS:
         raise UserError(f"--save {path}: expected a name that ends in {', '.join(KINDS)}.")
     files.check_new("--save", path)
+
+
+def codec_for(path: Path) -> str:
+    """FFmpeg's name of the codec for a file with this ending. Raises UserError where it has none."""
+    import av
+
+    for name in KINDS[path.suffix.lower()].codecs:
+        if name in av.codecs_available:
+            return name
+    raise UserError(f"--save {path}: the FFmpeg of this PyAV can't write {path.suffix}: try another ending.")
 
 
 def count_frames(path: Path) -> int:

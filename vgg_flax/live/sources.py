@@ -26,8 +26,8 @@ VIDEOS = {*named.VIDEOS, ".gif"}
 STDIN = "-"
 UNCHANGED = 60.0  # seconds after which a picture that is polled is taken to be frozen
 UNKNOWN = ("", "application/octet-stream", "binary/octet-stream")  # what servers say that don't know
-FFMPEG = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl")
-FFMPEG += ("application/dash+xml", "application/ogg", "application/mp4", *UNKNOWN)
+FFMPEG = ("application/dash+xml", "application/ogg", "application/mp4", *UNKNOWN)
+PLAYLIST, PLAYLIST_END = b"#EXTM3U", b"#EXT-X-ENDLIST"  # RFC 8216, 4.3
 
 
 def open_source(
@@ -137,7 +137,13 @@ def _web(url: str, warn: Callable[[str], None]) -> Source:
 def _is_recording(url: str, answer: Answer) -> bool:
     suffix = Path(urlsplit(url).path).suffix.lower()
     named_so = suffix in VIDEOS and not answer.type.startswith(("text/", "multipart/"))
-    return named_so or (answer.type.startswith("video/") and answer.length is not None)
+    finished = _is_playlist(answer) and PLAYLIST_END in answer.first()
+    return named_so or finished or (answer.type.startswith("video/") and answer.length is not None)
+
+
+def _is_playlist(answer: Answer) -> bool:
+    """Of HLS; servers call it many things."""
+    return not answer.type.startswith(("multipart/", "image/", "video/")) and answer.first().startswith(PLAYLIST)
 
 
 def _is_picture(answer: Answer) -> bool:
@@ -152,8 +158,9 @@ def _capture(client: Client, answer: Answer) -> Capture:
     if answer.type.startswith("multipart/") or (answer.type in UNKNOWN and answer.first().startswith(b"\xff\xd8\xff")):
         end = Unavailable("the connection was closed")
         return MotionJpeg(Bytes(answer.some, answer.interrupt, answer.close, end))
+    readable = answer.type.startswith("video/") or answer.type in FFMPEG or _is_playlist(answer)
     answer.close()
-    if not answer.type.startswith("video/") and answer.type not in FFMPEG:
+    if not readable:
         sent = "".join(c for c in answer.type if c.isprintable())[:60]
         raise Unavailable(f"it sends {sent}, expected multipart/x-mixed-replace, image/* or video/*")
     capture = open_stream(client.url)

@@ -68,6 +68,7 @@ class Snapshot:
         self._fresh = True  # the answer was not looked at yet
         self._data = b""
         self._image: np.ndarray | None = None
+        self._fault: str | None = None
         self._wait = OFTEN
         self._closing = threading.Event()
 
@@ -85,10 +86,10 @@ class Snapshot:
         self._answer.close()
         if data == self._data and self._image is not None:
             self._wait = min(2 * self._wait, SELDOM)
-            return Shot(self._image, arrived, same=True)
+            return Shot(self._image, arrived, fault=self._fault, same=True)
         self._data, self._wait = data, OFTEN
         decoded = decode_picture(data)
-        self._image = decoded[0] if decoded else None
+        self._image, self._fault = decoded or (None, None)
         return decoded and Shot(decoded[0], arrived, fault=decoded[1])
 
     def interrupt(self) -> None:

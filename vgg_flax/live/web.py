@@ -111,11 +111,11 @@ class Client:
         self._target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
         self._basic = self._late = False
         self._connection: socket.socket | None = None
-        handlers: list[Any] = [_Plain(self._keep), _Secure(self._keep)]
+        handlers: list[Any] = [_Plain(self._keep), _Secure(self._keep), _Redirects]
         if self._login:
             passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
             passwords.add_password(None, self._target, *self._login)
-            handlers.append(urllib.request.HTTPDigestAuthHandler(passwords))
+            handlers.append(_Digest(passwords))
         self._opener = urllib.request.build_opener(*handlers)
 
     def _keep(self, connection: socket.socket) -> None:
@@ -140,7 +140,7 @@ class Client:
             error.close()
             if error.code == http.HTTPStatus.NOT_MODIFIED:
                 return Answer(error, None)
-            if error.code == http.HTTPStatus.UNAUTHORIZED and self._login and not self._basic:
+            if error.code == http.HTTPStatus.UNAUTHORIZED and self._may_be_basic(error):
                 self._basic = True
                 return self.ask(headers)
             raise Unavailable(self._refusal(error.code)) from None
@@ -164,6 +164,11 @@ class Client:
             response.close()
             raise Unavailable("it points to something that is no web address")
         return Answer(response, self._connection)
+
+    def _may_be_basic(self, error: urllib.error.HTTPError) -> bool:
+        """Whether the password may be sent as it is: not to a server that asks for its digest."""
+        asked = (error.headers.get("www-authenticate") or "").lower()
+        return self._login is not None and not self._basic and not asked.startswith("digest")
 
     def _refusal(self, code: int) -> str:
         if code == http.HTTPStatus.UNAUTHORIZED:
@@ -206,6 +211,30 @@ class _SecureConnection(http.client.HTTPSConnection):
         self._keep(self.sock)
 
 
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    def http_error_401(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any) -> Any:
+        try:
+            answer = super().http_error_401(req, fp, code, msg, headers)
+        except ValueError:  # the server asks for something else
+            return None
+        except BaseException:
+            fp.close()
+            raise
+        if answer is not None:
+            fp.close()
+        return answer
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Python would read all that comes with a redirection, however much it is."""
+
+    def http_error_302(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any) -> Any:
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
 class _Plain(urllib.request.HTTPHandler):
     def __init__(self, keep: Callable[[socket.socket], None]):
         super().__init__()
@@ -229,9 +258,13 @@ def why(error: object, silence: str) -> str:
     if isinstance(error, TimeoutError):
         return f"{silence} for {capture.TIMEOUT:g} s"
     if isinstance(error, socket.gaierror):
-        return "the name is unknown"
+        return (
+            "no name can be looked up: is there a network?"
+            if error.errno == socket.EAI_AGAIN
+            else "the name is unknown"
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate can't be trusted ({error.verify_message})"
+        return f"its certificate is not trusted ({error.verify_message}); SSL_CERT_FILE=FILE names one that is"
     if isinstance(error, ssl.SSLError):
         return "it does not speak HTTPS"
     if isinstance(error, ConnectionRefusedError):
