@@ -69,10 +69,10 @@ VERBS = {
         "WebcamSettings",
         "Label what a camera, video, stream or folder of pictures shows.",
         (
-            "vgg-flax webcam                                         newest run, camera 0",
-            "vgg-flax webcam --source clip.mp4 --save labelled.mp4   every frame of a video",
+            "vgg-flax webcam                                          newest run, camera 0",
+            "vgg-flax webcam --source clip.mp4 --save labelled.mp4    every frame",
             "vgg-flax webcam --source photos/ --show terminal --json out.jsonl",
-            "vgg-flax webcam --source http://phone:8080/video        a stream; also rtsp, a snapshot, - for MJPEG",
+            "vgg-flax webcam --source http://phone:8080/video         a stream, or rtsp://",
         ),
         "vgg_flax.webcam_settings",
     ),

@@ -34,7 +34,7 @@ class Panel:
     ) -> list[Thing]:
         things = self._foot(footer)
         if thumbnails:
-            things += self._photos(thumbnails)
+            things += self._photos(thumbnails, len(state.classes))
         things += self._headline(state)
         self.top += 0 if self.low else self.u // 3
         answer = None if state.trouble else state.answer
@@ -126,7 +126,7 @@ class Panel:
             Bar(filled, _colour_of(state) if best else GREY),
         ]
 
-    def _photos(self, thumbnails: Sequence[tuple[str, np.ndarray | None]]) -> list[Thing]:
+    def _photos(self, thumbnails: Sequence[tuple[str, np.ndarray | None]], classes: int) -> list[Thing]:
         """Training photos: at the foot of a panel beside the picture, at the right of one below it."""
         size, gap = round(0.8 * self.u), self.u // 4
         title = round(1.2 * self.u)
@@ -136,7 +136,9 @@ class Panel:
             left, top = self.right - THUMBNAILS * (side + gap) + gap, self.top + title
             self.right = left - self.u
         else:
-            columns = 2 if self.bottom - self.top > 2 * (self.right - self.left) else THUMBNAILS
+            above = (7 if classes == 2 else 4 + 1.9 * min(classes, MOST_ROWS)) * self.u
+            wide, free = self.right - self.left, self.bottom - self.top - above - title
+            columns = next((n for n in (2, 3) if -(-THUMBNAILS // n) * wide / n < free), THUMBNAILS)
             rows = -(-THUMBNAILS // columns)
             side = (self.right - self.left - (columns - 1) * gap) // columns
             left, top = self.left, self.bottom - rows * (side + gap)
