@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-GROUND = ["ending", "errors", "files", "console", "settings", "doctor_settings", "cli", "cache", "compilation"]
+GROUND = ["ending", "errors", "files", "console", "region", "cli", "cache", "compilation"]
+GROUND += ["settings", "doctor_settings", "webcam_settings"]
 FLOORS = [GROUND, ["network"], ["data"], ["store"], ["answers"], ["training"], ["insight"], ["report", "live"]]
 FLOORS.append(["commands", "__main__"])
 ONLY_IN = {
     "orbax": ("vgg_flax/training/checkpoint.py",),
     "matplotlib": ("vgg_flax/report/",),
     "jinja2": ("vgg_flax/report/page.py",),
+    "av": ("vgg_flax/live/recording.py",),
     "tensorflow_datasets": ("vgg_flax/data/tfds.py",),
     "weights_convert": ("weights_convert/", "vgg_flax/commands/"),
 }

@@ -18,6 +18,7 @@ from vgg_flax.data.reading import content_keys, decode_all
 from vgg_flax.doctor_settings import DoctorSettings
 from vgg_flax.errors import UserError
 from vgg_flax.insight import files, leaks
+from vgg_flax.network.spec import Preprocessing
 
 
 def write_scenes(folder, count, start=0):
@@ -214,7 +215,7 @@ def test_real_photos_with_a_border_or_a_format_that_gives_the_class_away(masks, 
     """Ten borders of other colours, widths and classes; none is seen where there is none."""
     dataset = open_dataset(str(masks.parent / name))
     seen = files.examine(dataset)
-    pictures, wrong, _ = decode_all(dataset, files.as_seen(seen), 160, {})
+    pictures, wrong, _ = decode_all(dataset, files.as_seen(seen), Preprocessing(160), {})
     assert not wrong
     images = pictures.rows(content_keys([one.content for one in seen]), "image")[:]
     groups = np.array([one.content for one in seen])

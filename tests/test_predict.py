@@ -13,6 +13,7 @@ from conftest import write_photos
 from vgg_flax.answers import bundle
 from vgg_flax.answers.judge import Judge, with_references
 from vgg_flax.answers.predictor import Predictor
+from vgg_flax.answers.rows import SAID
 from vgg_flax.commands import predict
 from vgg_flax.data import named
 from vgg_flax.errors import UserError
@@ -48,7 +49,7 @@ def test_json_says_what_the_predictor_says_in_the_order_of_the_sources(saved, ph
     predictor = Predictor.load(saved)
     for row in rows:
         expected = predictor.predict_file(row["file"])
-        assert list(row) == list(predict.COLUMNS)
+        assert list(row) == ["file", *SAID]
         assert (row["verdict"], row["label"]) == (expected.verdict, expected.label)
         assert row["probability"] == pytest.approx(expected.probability, abs=1e-4)
         assert row["candidates"] == list(expected.candidates) and row["nearest"] == list(expected.nearest)
@@ -58,7 +59,7 @@ def test_json_says_what_the_predictor_says_in_the_order_of_the_sources(saved, ph
 def test_csv_has_the_same_columns_and_lists_that_can_be_read_back(saved, photos, capsys):
     ask(saved, photos / "red" / "001.png", csv=True, topk=2)
     header, row = csv.reader(io.StringIO(capsys.readouterr().out))
-    assert header == list(predict.COLUMNS)
+    assert header == ["file", *SAID]
     values = dict(zip(header, row, strict=True))
     assert values["label"] in json.loads(values["candidates"])
     assert len(json.loads(values["probabilities"])) == 2 and len(json.loads(values["nearest"])) == 5

@@ -97,7 +97,7 @@ def test_flat_settings_lose_nothing():
     settings = from_flat(TrainSettings, {"lr": 0.1, "rotation": 3.0, "seed": 5, "data": "x", "blocks": "5"})
     assert from_flat(TrainSettings, to_flat(settings)) == settings
     count = sum(len(vars(group)) for group in (settings.network, settings.optimizer, settings.features))
-    count += len(vars(settings.augment)) + len(vars(settings.split)) + len(vars(settings.answer)) + 8
+    count += len(vars(settings.augment)) + len(vars(settings.split)) + len(vars(settings.answer)) + 9
     assert len(to_flat(settings)) == count  # no name occurs in two groups
 
 

@@ -1,77 +1,35 @@
-"""What `--source` brings: all frames of a recording, the newest one of anything live, and never an invented one."""
+"""Live sources: the newest frame, its true age, its faults, and never an invented one."""
 
 from __future__ import annotations
 
-import http.server
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from misbehaving import PATIENT, MjpegServer, ScriptedCapture, level, next_frame, no_warning, picture, wait_for
 
 from vgg_flax.errors import UserError
-from vgg_flax.live import capture, newest
-from vgg_flax.live.capture import Frame
+from vgg_flax.live import cameras, capture, newest
+from vgg_flax.live.capture import DAMAGED, FROZEN, OpenCV, Unavailable
+from vgg_flax.live.clock import LATEST, PROOF, WINDOW, SourceClock
 from vgg_flax.live.newest import LiveSource
 from vgg_flax.live.sources import open_source
 
-PATIENT = 10.0  # seconds after which a test that waits has failed
 
-
-def picture(value: int, height: int = 32, width: int = 48) -> np.ndarray:
-    return np.full((height, width, 3), value, np.uint8)
-
-
-def level(frame: Frame) -> int:
-    return round(float(frame.image.mean()))
-
-
-def next_frame(frames: Iterator[Frame | None]) -> Frame:
-    """The next frame that comes, however often the source says before that there is none."""
-    deadline = time.monotonic() + PATIENT
-    for frame in frames:
-        if frame is not None:
-            return frame
-        assert time.monotonic() < deadline, "no frame came"
-    raise AssertionError("the source ended")
-
-
-class ScriptedCapture:
-    """A camera that does as it is told: pictures, False (a failed read), None, an empty array, or an exception."""
-
-    def __init__(self) -> None:
-        self.script: queue.Queue[Any] = queue.Queue()
-        self.waiting = threading.Semaphore(0)  # released each time the reader has used up the script
-        self.released = threading.Event()
-
-    def tell(self, *steps: Any) -> ScriptedCapture:
-        for step in steps:
-            self.script.put(step)
-        return self
-
-    def grab(self) -> bool:
-        if self.script.empty():
-            self.waiting.release()
-        while not self.released.is_set():
-            try:
-                self._step = self.script.get(timeout=0.05)
-                return self._step is not False
-            except queue.Empty:
-                continue
-        return False
-
-    def retrieve(self) -> tuple[bool, Any]:
-        if isinstance(self._step, Exception):
-            raise self._step
-        return True, self._step
-
-    def release(self) -> None:
-        self.released.set()
+@pytest.fixture
+def server(monkeypatch) -> Iterator[MjpegServer]:
+    """A loopback server; whoever waits for it loses patience soon."""
+    monkeypatch.setattr(capture, "TIMEOUT", 0.5)
+    monkeypatch.setattr(newest, "FIRST_DELAY", 0.05)
+    with MjpegServer() as running:
+        yield running
+        running.stopping.set()
+        running.shutdown()
 
 
 @pytest.fixture
@@ -83,8 +41,14 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiveSource]]
     made: list[tuple[LiveSource, tuple[ScriptedCapture, ...]]] = []
 
     def build(*captures: ScriptedCapture, **options: Any) -> LiveSource:
-        opened = iter(captures)
-        source = LiveSource("camera 0", lambda: next(opened, None), **options)  # type: ignore[arg-type]
+        left = list(captures)
+
+        def opening() -> OpenCV:
+            if not left:
+                raise Unavailable("unplugged")
+            return OpenCV(left.pop(0), camera=True)  # type: ignore[arg-type]
+
+        source = LiveSource("camera 0", opening, **options)
         made.append((source, captures))
         return source
 
@@ -101,7 +65,7 @@ def test_live_source_drops_all_but_the_newest_frame(live):
     frames = iter(live(camera))
     assert camera.waiting.acquire(timeout=PATIENT)
     frame = next_frame(frames)
-    assert (frame.index, level(frame)) == (49, 59)
+    assert (frame.index, level(frame), frame.fault) == (49, 59, None)
     assert next(frames) is None, "a frame must not be handed out twice"
 
 
@@ -123,23 +87,26 @@ def test_grey_camera_frames_get_three_channels(live):
     assert next_frame(iter(live(ScriptedCapture().tell(np.full((4, 4), 7, np.uint8))))).image.shape == (4, 4, 3)
 
 
-def test_lost_camera_is_released_and_reopened(live):
+def test_lost_camera_is_released_and_reopened_and_the_trouble_is_over(live):
     first = ScriptedCapture().tell(picture(1), *[False] * capture.MISSES)
     second = ScriptedCapture().tell(picture(2))
-    frames = iter(live(first, second))
+    source = live(first, second)
+    frames = iter(source)
     seen = [level(next_frame(frames))]
     if seen == [1]:  # frame 1 may have been overtaken by frame 2
         seen.append(level(next_frame(frames)))
     assert seen[-1] == 2
     assert first.released.is_set()
     assert not second.released.is_set()
+    assert source.trouble is None
 
 
-def test_silent_source_is_given_up_with_one_line(live, monkeypatch):
-    monkeypatch.setattr(newest, "PATIENCE", 0.2)
-    frames = iter(live(ScriptedCapture().tell(*[False] * capture.MISSES)))
-    with pytest.raises(UserError, match="camera 0: no frame for"):
-        next_frame(frames)
+def test_silent_source_is_given_up_with_one_line_and_the_reason(live, monkeypatch):
+    monkeypatch.setattr(newest, "PATIENCE", 0.3)
+    source = live(ScriptedCapture().tell(*[False] * capture.MISSES))
+    with pytest.raises(UserError, match=r"camera 0: no frame for .* \(unplugged\), given up"):
+        next_frame(iter(source))
+    assert source.trouble == "unplugged"
 
 
 def test_hanging_driver_is_left_behind_and_its_late_frame_ignored(live, monkeypatch):
@@ -163,206 +130,262 @@ def test_frame_that_waited_too_long_is_not_labelled(live, monkeypatch):
     assert next(frames) is None
 
 
+# Faults
+
+
 @pytest.mark.parametrize("is_camera", [True, False])
-def test_only_a_camera_is_frozen_when_it_repeats_itself(live, monkeypatch, is_camera):
-    monkeypatch.setattr(newest, "FROZEN", 0.0)  # the first repetition counts
-    camera = ScriptedCapture().tell(picture(5))
-    frames = iter(live(camera, camera=is_camera))
-    assert level(next_frame(frames)) == 5
-    camera.tell(picture(5))
+def test_any_source_is_frozen_when_it_repeats_itself_and_recovers_at_once(live, monkeypatch, is_camera):
+    monkeypatch.setattr(newest, "FIRST_REOPENING", 60.0)
+    script = ScriptedCapture().tell(picture(5))
+    again = ScriptedCapture()
+    source = live(script, again, camera=is_camera, frozen_after=0.0)  # the first repetition counts
+    frames = iter(source)
+    assert next_frame(frames).fault is None
+    script.tell(picture(5))
+    frame = next_frame(frames)
+    assert (level(frame), frame.fault, source.trouble) == (5, FROZEN, FROZEN), "it is shown, and why it has no label"
     if is_camera:
-        assert camera.released.wait(PATIENT), "a frozen camera is opened anew"
-        assert next(frames) is None
-    else:
-        assert level(next_frame(frames)) == 5
+        assert script.released.wait(PATIENT), "a frozen camera is opened anew"
+        again.tell(picture(5))
+        assert next_frame(frames).fault == FROZEN
+        assert again.waiting.acquire(timeout=PATIENT)
+        assert not again.released.is_set(), "but not for ever: a covered lens looks the same"
+    (again if is_camera else script).tell(picture(6))
+    frame = next_frame(frames)
+    assert (level(frame), frame.fault, source.trouble) == (6, None, None)
 
 
-# Recordings
+def test_covered_camera_is_a_fault_and_never_given_up(live, monkeypatch):
+    monkeypatch.setattr(newest, "PATIENCE", 0.2)
+    script = ScriptedCapture().tell(picture(0))
+    frames = iter(live(script, frozen_after=0.0))
+    assert next_frame(frames).fault is None
+    ends = time.monotonic() + 3 * newest.PATIENCE
+    while time.monotonic() < ends:
+        script.tell(picture(0))
+        assert next_frame(frames).fault == FROZEN
 
 
-def no_warning(text: str) -> None:
-    raise AssertionError(f"unexpected: {text}")
+def test_picture_that_changes_in_one_pixel_is_not_frozen(live):
+    changed = picture(5)
+    changed[7, 9] = 6  # beside the pixels of a coarse grid
+    script = ScriptedCapture().tell(picture(5))
+    frames = iter(live(script, frozen_after=0.0))
+    next_frame(frames)
+    script.tell(changed)
+    assert next_frame(frames).fault is None
 
 
-@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4"])
-def test_video_gives_every_frame_in_order_with_its_time(tmp_path, name):
-    codec = cv2.VideoWriter.fourcc(*("MJPG" if name.endswith("avi") else "mp4v"))
-    writer = cv2.VideoWriter(str(tmp_path / name), codec, 10.0, (64, 48))
-    for value in range(0, 200, 10):
-        writer.write(picture(value, 48, 64))
-    writer.release()
-    source = open_source(str(tmp_path / name), no_warning)
-    frames = list(source)
+def test_grey_rows_of_a_camera_are_a_damaged_picture(live):
+    damaged = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    damaged[20:] = 128
+    script = ScriptedCapture().tell(damaged)
+    source = live(script)
+    frames = iter(source)
+    assert next_frame(frames).fault == DAMAGED
+    assert source.trouble == DAMAGED
+    script.tell(picture(9))
+    assert next_frame(frames).fault is None
+    assert source.trouble is None
+
+
+def test_silence_is_a_trouble_only_where_pictures_usually_come_faster(live, monkeypatch):
+    script = ScriptedCapture().tell(picture(1))
+    source = live(script)
+    next_frame(iter(source))
+    assert source.trouble is None
+    monkeypatch.setattr(newest, "QUIET", 0.0)
+    time.sleep(0.02)
+    assert source.trouble == "no data for 0 s"
+    source._distance = 10.0
+    assert source.trouble is None
+    assert source.quiet == 20.0
+
+
+def test_distance_of_pictures_is_the_longest_lately(live):
+    source = live(ScriptedCapture())
+    for arrived in (0.0, 0.1, 2.1, 2.2):
+        source._see(1, capture.Shot(picture(round(10 * arrived)), arrived), arrived)
+    assert source.quiet == pytest.approx(4.0, rel=0.02), "it comes in bursts"
+    for number in range(300):
+        source._see(1, capture.Shot(picture(number % 200), 3 + number / 10), 0.0)
+    assert source.quiet == newest.QUIET
+
+
+def test_defect_in_the_capture_thread_is_raised_where_frames_are_taken(live):
+    script = ScriptedCapture()
+    source = live(script)
+    source._repeats = None  # whatever it may be
+    script.tell(picture(1))
+    with pytest.raises(AttributeError):
+        next_frame(iter(source))
+
+
+# Time
+
+
+def test_stamps_tell_the_true_age_of_frames_that_come_late_and_in_bursts():
+    clock = SourceClock()
+    assert clock.captured(1000.0, 50.0) == 50.0
+    late = [clock.captured(1000.0 + i / 30, 52.0) for i in range(1, 61)]
+    np.testing.assert_allclose(late, 50.0 + np.arange(1, 61) / 30)
+    assert clock.captured(1002.1, 52.05) == pytest.approx(52.05), "less delayed than the first one was"
+    assert clock.captured(1002.2, 53.0) == pytest.approx(52.15)
+
+
+def test_stamp_on_our_own_clock_is_the_time_of_the_picture():
+    clock = SourceClock()
+    assert [clock.captured(50.0 + i, 50.03 + i) for i in range(3)] == [50.0, 51.0, 52.0], "0.03 s old, each of them"
+
+
+def test_no_stamp_and_a_clock_that_was_set_count_as_now():
+    clock = SourceClock()
+    assert clock.captured(None, 7.0) == 7.0
+    clock.captured(1000.0, 50.0)
+    assert clock.captured(500.0, 51.0) == 51.0, "set back"
+    assert clock.captured(501.0, 52.0) == 52.0
+    assert clock.captured(501.1, 52.2 + LATEST) == pytest.approx(52.2 + LATEST), "it stood still"
+
+
+def test_clock_that_runs_too_slowly_is_not_believed():
+    clock = SourceClock()
+    for second in range(int(PROOF) + 2):
+        captured = clock.captured(1000 + 0.5 * second, float(second))
+    assert captured == second
+
+
+def test_clocks_that_drift_apart_stay_together():
+    clock, drift = SourceClock(), 1 - 1e-3
+    for second in range(int(4 * WINDOW)):
+        captured = clock.captured(100 + drift * second, float(second))
+    assert 0 <= second - captured < 2.1e-3 * WINDOW
+
+
+def test_cameras_own_clock_is_used(live):
+    script = ScriptedCapture()
+    frames = iter(live(script))
+    script.milliseconds = 5000.0
+    script.tell(picture(1))
+    first = next_frame(frames)
+    assert script.waiting.acquire(timeout=PATIENT)
+    script.milliseconds = 5001.0  # a thousandth of a second later, though it comes after more
+    time.sleep(0.05)
+    script.tell(picture(2))
+    assert next_frame(frames).captured - first.captured == pytest.approx(0.001)
+
+
+# Closing
+
+
+def test_close_from_another_thread_ends_the_iteration_while_a_driver_hangs(live, monkeypatch):
+    monkeypatch.setattr(newest, "STALL", 0.2)
+    monkeypatch.setattr(newest, "POLL", PATIENT)
+    hanging = ScriptedCapture()
+    source = live(hanging)
+    seen: list[object] = []
+    reader = threading.Thread(target=lambda: seen.extend(source))
+    reader.start()
     source.close()
-    assert [frame.index for frame in frames if frame] == list(range(20))
-    np.testing.assert_allclose([level(frame) for frame in frames if frame], range(0, 200, 10), atol=4)
-    np.testing.assert_allclose([frame.time_s for frame in frames if frame], np.arange(20) / 10)
+    reader.join(PATIENT / 2)
+    assert not reader.is_alive()
+    assert seen in ([], [None])
 
 
-def test_video_that_is_cut_short_says_so(tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "whole.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
-    noise = np.random.default_rng(0)
-    for _ in range(20):
-        writer.write(noise.integers(0, 255, (48, 64, 3), dtype=np.uint8))
-    writer.release()
-    whole = (tmp_path / "whole.avi").read_bytes()
-    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
-    warnings: list[str] = []
-    source = open_source(str(tmp_path / "cut.avi"), warnings.append)
-    frames = list(source)
-    source.close()
-    assert 0 < len(frames) < 20
-    assert warnings and f"ended after {len(frames)} of 20 frames" in warnings[0]
+# Cameras of this computer. There is no virtual one in a container: real drivers are not tested here.
 
 
-def test_folder_gives_its_pictures_by_name_and_names_the_unreadable(tmp_path):
-    sizes = {"b.png": (20, 30), "a.jpg": (300, 200), "C.PNG": (5, 7)}
-    for value, (name, size) in enumerate(sizes.items()):
-        cv2.imwrite(str(tmp_path / name), picture(50 * value, *size))
-    (tmp_path / "bad.jpg").write_bytes(b"<html>not found</html>")
-    (tmp_path / ".hidden.png").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("no picture")
-    warnings: list[str] = []
-    frames = [frame for frame in open_source(str(tmp_path), warnings.append) if frame]
-    assert [frame.file for frame in frames] == ["C.PNG", "a.jpg", "b.png"]
-    assert [frame.image.shape[:2] for frame in frames] == [(5, 7), (300, 200), (20, 30)]
-    assert [frame.index for frame in frames] == [0, 1, 2]
-    assert warnings == ["bad.jpg skipped: an HTML or XML page, not a picture"]
+def test_cameras_are_listed_with_names_and_without_metadata_nodes(tmp_path, monkeypatch):
+    monkeypatch.setattr(cameras.sys, "platform", "linux")
+    nodes = {
+        "video0": ("HD Webcam\n", 0x1),
+        "video1": ("HD Webcam\n", 0x00800000),
+        "video10": ("Capture\x1b[2J", 0x1000),
+    }
+    for node, (name, _) in nodes.items():
+        (tmp_path / "sys" / node).mkdir(parents=True)
+        (tmp_path / "sys" / node / "name").write_text(name)
+    (tmp_path / "sys" / "video2").mkdir()  # without a name; another program has it
+    (tmp_path / "sys" / "radio0").mkdir()
+    found = cameras.list_cameras(
+        tmp_path / "sys", Path("/dev"), lambda path: nodes[path.name][1] if path.name in nodes else None
+    )
+    assert found == [(0, "/dev/video0", "HD Webcam"), (2, "/dev/video2", "video2"), (10, "/dev/video10", "Capture[2J")]
+    assert cameras.list_cameras(tmp_path / "nowhere") == []
 
 
-def test_picture_file_comes_as_bgr(tmp_path):
-    cv2.imwrite(str(tmp_path / "blue.png"), np.full((8, 8, 3), (255, 0, 0), np.uint8))
-    (frame,) = open_source(f"file://{tmp_path}/blue.png", no_warning)
-    assert frame is not None
-    assert frame.image[0, 0].tolist() == [255, 0, 0]
+def test_node_that_is_no_camera_is_asked_and_left_out(tmp_path):
+    (tmp_path / "sys" / "video0").mkdir(parents=True)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "video0").write_text("a plain file does not answer")
+    assert cameras.list_cameras(tmp_path / "sys", tmp_path / "dev") == []
 
 
-@pytest.mark.parametrize(
-    ("source", "complaint"),
-    [
-        ("nowhere.mp4", "no such file"),
-        ("-1", "no such file"),
-        ("text.mp4", "not a video"),
-        ("empty.mp4", "not a video"),
-        ("folder", "no pictures"),
-        ("765432", "camera 765432 can't be opened"),
-        ("http://127.0.0.1:9/live", "can't be opened"),
-    ],
-)
-def test_what_is_no_source_is_refused_in_one_line(tmp_path, monkeypatch, source, complaint):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "text.mp4").write_text("hello")
-    (tmp_path / "empty.mp4").touch()
-    with pytest.raises(UserError, match=complaint) as error:
-        open_source(source, no_warning)
-    assert "\n" not in str(error.value)
+def test_capabilities_of_the_device_count_and_not_those_of_its_driver(tmp_path, monkeypatch):
+    import fcntl
+    import struct
+
+    def answer(every: int, device: int) -> Callable[..., int]:
+        def ioctl(descriptor: int, request: int, data: bytearray) -> int:
+            assert request == cameras.QUERYCAP
+            struct.pack_into("=II", data, 84, every, device)
+            return 0
+
+        return ioctl
+
+    (tmp_path / "video0").touch()
+    monkeypatch.setattr(fcntl, "ioctl", answer(0x84A00001, 0x04A00000))  # UVC's metadata node
+    assert cameras._capabilities(tmp_path / "video0") == 0x04A00000
+    monkeypatch.setattr(fcntl, "ioctl", answer(0x04000001, 0))  # an old driver
+    assert cameras._capabilities(tmp_path / "video0") == 0x04000001
 
 
-def test_folder_and_file_without_a_readable_picture_are_refused(tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8")
-    for source in (tmp_path, tmp_path / "broken.jpg"):
-        with pytest.raises(UserError, match="no readable picture"):
-            list(open_source(str(source), lambda text: None))
-
-
-# Streams: a loopback server that behaves, or doesn't
-
-
-class MjpegServer(http.server.ThreadingHTTPServer):
-    """Motion JPEG over HTTP. Paths: /ok, /junk (one bad part), /close (after 8 frames), /stall (after 8), /silent."""
-
-    daemon_threads = True
-    block_on_close = False
+class StubbornCamera(ScriptedCapture):
+    """One that gives what it likes, whatever it is asked for."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), MjpegHandler)
-        self.stopping = threading.Event()
-        self.connections = 0
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        super().__init__()
+        self.asked: dict[int, float] = {}
 
-    def url(self, mode: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{mode}"
+    def isOpened(self) -> bool:
+        return True
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # the client hanging up is part of the game
+    def set(self, what: int, value: float) -> bool:
+        self.asked[what] = value
+        return True
 
-
-class MjpegHandler(http.server.BaseHTTPRequestHandler):
-    server: MjpegServer
-
-    def do_GET(self) -> None:
-        self.server.connections += 1
-        mode = self.path.strip("/")
-        if mode == "silent":
-            self.server.stopping.wait()
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=part")
-        self.end_headers()
-        for number in count():
-            if mode in ("close", "stall") and number == 8:
-                break
-            bad = mode == "junk" and number == 6
-            data = b"junk" * 50 if bad else cv2.imencode(".jpg", picture(100, 48, 64))[1].tobytes()
-            self.wfile.write(b"--part\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data))
-            self.wfile.write(data + b"\r\n")
-            if self.server.stopping.wait(0.02):
-                return
-        if mode == "stall":
-            self.server.stopping.wait()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+    def get(self, what: int) -> float:
+        return {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0, cv2.CAP_PROP_FPS: 30.0}.get(
+            what, 0.0
+        )
 
 
-@pytest.fixture
-def server(monkeypatch) -> Iterator[MjpegServer]:
-    monkeypatch.setattr(capture, "TIMEOUT", 0.5)
-    monkeypatch.setattr(newest, "FIRST_DELAY", 0.05)
-    with MjpegServer() as running:
-        yield running
-        running.stopping.set()
-        running.shutdown()
+def test_resolution_and_rate_are_asked_for_and_what_comes_instead_is_said_once(monkeypatch):
+    monkeypatch.setattr(newest, "FIRST_DELAY", 0.01)
+    made = [StubbornCamera().tell(picture(1), *[False] * capture.MISSES), StubbornCamera().tell(picture(2))]
+    left = iter(made)
+    monkeypatch.setattr(cameras.cv2, "VideoCapture", lambda *_: next(left))
+    notes: list[str] = []
+    source = open_source("3", notes.append, resolution=(1280, 720), fps=60)
+    wait_for(lambda: made[1].asked, "it is opened again")
+    made[1].release()
+    source.close()
+    assert made[0].asked[cv2.CAP_PROP_FRAME_WIDTH] == 1280
+    assert made[0].asked[cv2.CAP_PROP_FRAME_HEIGHT] == 720
+    assert made[0].asked[cv2.CAP_PROP_FPS] == 60
+    assert made[0].asked[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"MJPG")
+    assert notes == [
+        "camera 3 gives 640x480 pixels, not the 1280x720 of --resolution",
+        "camera 3 gives 30 pictures a second, not the 60 of --fps",
+    ]
 
 
-@pytest.mark.parametrize("mode", ["ok", "junk", "close"])
-def test_stream_goes_on_past_junk_and_a_closed_connection(server, mode):
-    source = open_source(server.url(mode), no_warning)
-    connections = server.connections
-    try:
-        frames = iter(source)
-        seen = [next_frame(frames) for _ in range(12)]
-        assert all(abs(level(frame) - 100) <= 3 for frame in seen), "every frame is one that the server sent"
-        assert [frame.index for frame in seen] == sorted({frame.index for frame in seen})
-        assert (server.connections > connections) == (mode == "close")
-    finally:
-        source.close()
+def test_camera_that_is_not_there_is_named_with_those_that_are(monkeypatch):
+    from vgg_flax.live import sources
 
-
-def test_stalled_stream_yields_nothing_more_and_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(newest, "PATIENCE", 1.0)
-    source = open_source(server.url("stall"), no_warning)
-    monkeypatch.setattr(source, "_open", lambda: None)  # it stays away
-    seen = []
-    try:
-        with pytest.raises(UserError, match="no frame for"):
-            for frame in source:
-                seen.append(frame)  # noqa: PERF402  (extend would keep nothing when it raises)
-    finally:
-        source.close()
-    assert seen[-1] is None
-    assert len([frame for frame in seen if frame]) <= 8, "a stalled stream has no more frames than were sent"
-
-
-def test_silent_server_is_refused_in_time(server):
-    started = time.monotonic()
-    with pytest.raises(UserError, match="can't be opened"):
-        open_source(server.url("silent"), no_warning)
-    assert time.monotonic() - started < 5
-
-
-def test_password_of_a_stream_is_not_shown():
+    monkeypatch.setattr(sources.sys, "platform", "linux")
+    monkeypatch.setattr(sources, "list_cameras", lambda: [(2, "/dev/video2", "HD Webcam")])
     with pytest.raises(UserError) as error:
-        open_source("http://me:secret@127.0.0.1:9/live", no_warning)
-    assert "secret" not in str(error.value)
+        open_source("765432", no_warning)
+    assert "camera 765432 can't be opened: there is no /dev/video765432. Cameras here: 2 (HD Webcam)." in str(
+        error.value
+    )

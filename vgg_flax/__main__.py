@@ -69,10 +69,12 @@ VERBS = {
         "WebcamSettings",
         "Label what a camera, video, stream or folder of pictures shows.",
         (
-            "vgg-flax webcam                                         newest run, camera 0",
-            "vgg-flax webcam --source clip.mp4 --save labelled.mp4   every frame of a video",
-            "vgg-flax webcam --source photos/ --headless --json out.jsonl",
+            "vgg-flax webcam                                          newest run, camera 0",
+            "vgg-flax webcam --source clip.mp4 --save labelled.mp4    every frame",
+            "vgg-flax webcam --source photos/ --show terminal --json out.jsonl",
+            "vgg-flax webcam --source http://phone:8080/video         a stream, or rtsp://",
         ),
+        "vgg_flax.webcam_settings",
     ),
     "convert": Verb("", "Other frameworks' VGG weights: inspect, import, export, verify."),
     "cache": Verb(

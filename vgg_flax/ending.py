@@ -1,4 +1,6 @@
-"""How a program ends when Ctrl-C or SIGTERM asks it to: with one line and exit code 130 or 143, at once or in order.
+"""How a program ends when a signal asks it to: with one line and exit code 128 + its number, at once or in order.
+
+Ctrl-C is 130, SIGTERM 143, and SIGHUP, which comes when a terminal is closed, 129.
 
 Handlers must be there before anything heavy is imported, so this module itself imports next to nothing.
 """
@@ -13,14 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 GRACE = 3.0  # seconds in which a program that listens should come to a place where it can stop
 STEP = 0.05  # seconds between two looks of the watcher
 CLEAR_LINE, SHOW_CURSOR = b"\r\x1b[2K", b"\x1b[?25h"  # a bar may stand there, and hide the cursor
 
 
 class Stopped(Exception):
-    """Ctrl-C or SIGTERM asked for an end; everything is saved. `code` is the exit code."""
+    """A signal asked for an end; everything is saved. `code` is the exit code."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -54,11 +56,13 @@ last_steps: list[
 def own_signals() -> None:
     """For the first statement of a program: a signal ends it at once, with a line, until it is `listening`.
 
-    This holds as well where whoever started it had Ctrl-C ignored, as a shell script does for `command &`.
+    This holds as well where whoever started it had Ctrl-C ignored, as a shell script does for `command &`; but what
+    `nohup` has ignored stays so.
     """
     _State.owned, _State.error_output = True, os.dup(2)
     for number in SIGNALS:
-        signal.signal(number, _caught)
+        if number in SIGNALS[:2] or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _caught)
 
 
 def _caught(number: int, frame: FrameType | None) -> None:
@@ -153,14 +157,9 @@ def _remembered(seen: list[int]) -> Iterator[None]:
         yield
 
 
-def interrupting() -> contextlib.AbstractContextManager[None]:
-    """Inside the block both signals raise KeyboardInterrupt, as Ctrl-C does in Python."""
-    return _handling(signal.default_int_handler)
-
-
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Both signals go to a handler for a while."""
+    """All of them go to a handler for a while."""
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield

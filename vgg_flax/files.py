@@ -162,3 +162,13 @@ def _host() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def check_new(option: str, path: Path) -> None:
+    """Raise UserError unless `path`, which an option names, is a new file in a folder that we may write to."""
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{option} {path} exists already and is left as it is: give a new name.")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: the folder {path.parent} can't be written to.")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 
 from vgg_flax.cli import Alias, Positional
 from vgg_flax.errors import UserError
+from vgg_flax.region import shares
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
@@ -132,6 +133,9 @@ class TrainSettings:
     """`imagenet`, `random`, a weight file, an imported folder, or a finished run."""
     image_size: Annotated[Union[int, Literal["auto"]], Alias(aliases=["--imgsz"])] = "auto"
     """Side of the network's square input in pixels, from 32 up; auto: 224, or 160 where photos are small, digits 64."""
+    region: Annotated[str, Alias(metavar="center|full|x,y,w,h")] = "full"
+    """The part of each picture that the model sees, in training and afterwards: all of it, the square in its middle,
+    or left, top, width and height as shares of its sides."""
     name: Optional[str] = None
     """Folder of this run inside --project; unset: train, train2, train3, ..."""
     resume: bool = False
@@ -174,60 +178,38 @@ def check_train(settings: TrainSettings) -> None:
     """Every value in its range, and those that exclude each other. Raises UserError."""
     network, optimizer, split = settings.network, settings.optimizer, settings.split
     size, name = settings.image_size, settings.name
-    _check("image-size", size, size == "auto" or 32 <= size <= 1024, "auto, or 32 to 1024 (pixels)")
+    check_value("image-size", size, size == "auto" or 32 <= size <= 1024, "auto, or 32 to 1024 (pixels)")
+    check_region(settings.region)
     ok = name is None or (re.fullmatch(r"[^/\\\0]+", name) is not None and name not in (".", ".."))
-    _check("name", name, ok, "a plain folder name; the folder it lies in is --project")
-    _check("epochs", optimizer.epochs, optimizer.epochs is None or optimizer.epochs >= 1, "at least 1")
-    _check("batch-size", optimizer.batch_size, optimizer.batch_size >= 1, "at least 1")
+    check_value("name", name, ok, "a plain folder name; the folder it lies in is --project")
+    check_value("epochs", optimizer.epochs, optimizer.epochs is None or optimizer.epochs >= 1, "at least 1")
+    check_value("batch-size", optimizer.batch_size, optimizer.batch_size >= 1, "at least 1")
     lr, decay = optimizer.lr, optimizer.weight_decay
-    _check("lr", lr, lr is None or (math.isfinite(lr) and lr > 0), "a positive number such as 1e-3")
-    _check("weight-decay", decay, decay is None or (math.isfinite(decay) and decay >= 0), "0 or more")
-    _check("warmup", optimizer.warmup, 0 <= optimizer.warmup < 1, "0 up to, not including, 1")
-    _check("dropout", network.dropout, 0 <= network.dropout < 1, "0 up to, not including, 1")
-    _check("views", settings.features.views, settings.features.views >= 1, "at least 1")
-    _check("val-split", split.val_split, 0 < split.val_split < 1, "a fraction between 0 and 1")
-    _check("test-split", split.test_split, 0 < split.test_split < 1, "a fraction between 0 and 1")
+    check_value("lr", lr, lr is None or (math.isfinite(lr) and lr > 0), "a positive number such as 1e-3")
+    check_value("weight-decay", decay, decay is None or (math.isfinite(decay) and decay >= 0), "0 or more")
+    check_value("warmup", optimizer.warmup, 0 <= optimizer.warmup < 1, "0 up to, not including, 1")
+    check_value("dropout", network.dropout, 0 <= network.dropout < 1, "0 up to, not including, 1")
+    check_value("views", settings.features.views, settings.features.views >= 1, "at least 1")
+    check_value("val-split", split.val_split, 0 < split.val_split < 1, "a fraction between 0 and 1")
+    check_value("test-split", split.test_split, 0 < split.test_split < 1, "a fraction between 0 and 1")
     total = split.val_split + split.test_split
-    _check("val-split plus --test-split", total, total < 1, "less than 1, so that some photos train")
-    _check("seed", split.seed, 0 <= split.seed < 2**32, "0 to 4294967295")
+    check_value("val-split plus --test-split", total, total < 1, "less than 1, so that some photos train")
+    check_value("seed", split.seed, 0 <= split.seed < 2**32, "0 to 4294967295")
     precision = settings.answer.min_precision
     there = settings.tracker == "none" or importlib.util.find_spec("tensorboardX") is not None
-    _check("tracker", settings.tracker, there, "none, or first pip install 'vgg_flax[tensorboard]'")
-    _check("folds", split.folds, 2 <= split.folds <= 100, "2 to 100")
-    _check("min-precision", precision, 0 < precision <= 1, "a share above 0, at most 1")
+    check_value("tracker", settings.tracker, there, "none, or first pip install 'vgg_flax[tensorboard]'")
+    check_value("folds", split.folds, 2 <= split.folds <= 100, "2 to 100")
+    check_value("min-precision", precision, 0 < precision <= 1, "a share above 0, at most 1")
     for field in dataclasses.fields(settings.augment):
         value = getattr(settings.augment, field.name)
         limit = 180.0 if field.name == "rotation" else 1.0
-        _check(field.name, value, value is None or 0 <= value <= limit, f"0 to {limit:g}")
+        check_value(field.name, value, value is None or 0 <= value <= limit, f"0 to {limit:g}")
     frozen = network.unfreeze == "none" and settings.features.cache == "features"
-    _check("head", network.head, network.head != "regression" or frozen, "another with --unfreeze or --cache none")
+    check_value("head", network.head, network.head != "regression" or frozen, "another with --unfreeze or --cache none")
     ok = network.unfreeze != "block5" or network.blocks in ("auto", "5")
-    _check("blocks", network.blocks, ok, "5 with --unfreeze block5: the head reads what is trained")
+    check_value("blocks", network.blocks, ok, "5 with --unfreeze block5: the head reads what is trained")
     ok = network.head != "notebook" or network.blocks in ("auto", "5")
-    _check("blocks", network.blocks, ok, "5 with --head notebook, which flattens it")
-
-
-@dataclasses.dataclass(frozen=True)
-class WebcamSettings:
-    """Label what a camera, a video, a stream or a folder of pictures shows. q, Esc or closing the window quits."""
-
-    model: Annotated[Optional[Path], Alias(aliases=["-m"], metavar="RUN|BUNDLE")] = None
-    """A run or bundle folder; unset: the newest finished run in runs/."""
-    source: Annotated[str, Alias(aliases=["-s"], metavar="0|FILE|FOLDER|URL")] = "0"
-    """Camera number, video or picture file, folder of pictures, or the URL of a stream."""
-    headless: bool = False
-    """No window: labels go to the terminal and to --save and --json."""
-    save: Annotated[Optional[Path], Alias(metavar="VIDEO")] = None
-    """New video with the labels drawn in: .mp4, or .webm or .avi, which stay readable after a crash."""
-    json: Annotated[Optional[Path], Alias(metavar="FILE")] = None
-    """New file with a line of JSON for each labelled frame."""
-    max_frames: Annotated[Optional[int], Alias(metavar="N")] = None
-    """Stop after so many labelled frames."""
-    no_mirror: bool = False
-    """Don't show a camera's picture as in a mirror. The model and --save never get it mirrored."""
-
-    def __post_init__(self) -> None:
-        _check("max-frames", self.max_frames, self.max_frames is None or self.max_frames >= 1, "at least 1")
+    check_value("blocks", network.blocks, ok, "5 with --head notebook, which flattens it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +230,8 @@ class PredictSettings:
     """Leave nothing behind in the cache, and look nothing up there."""
 
     def __post_init__(self) -> None:
-        _check("topk", self.topk, self.topk is None or self.topk >= 1, "at least 1")
-        _check("csv", "given with --json", not (self.csv and self.json), "one of the two")
+        check_value("topk", self.topk, self.topk is None or self.topk >= 1, "at least 1")
+        check_value("csv", "given with --json", not (self.csv and self.json), "one of the two")
         if not self.sources:
             raise UserError("no FILES, expected pictures, folders, or - for paths on standard input.")
 
@@ -296,9 +278,18 @@ class CacheSettings:
     """Drop stores of photos and features, the least recently used first, until all is at most SIZE, such as 10GB."""
 
 
-def _check(option: str, found: Any, ok: bool, expected: str) -> None:
+def check_value(option: str, found: Any, ok: bool, expected: str) -> None:
+    """Raise UserError unless a value is `ok`."""
     if not ok:
         raise UserError(f"--{option} is {found}, expected {expected}.")
+
+
+def check_region(region: str) -> None:
+    """Raise UserError unless it is one, see `region.shares`."""
+    try:
+        shares(region)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 def to_flat(settings: Any) -> dict[str, Any]:

@@ -1,20 +1,34 @@
-"""A frame from the camera to its label, through the same functions as webcam.py."""
+"""A frame from the camera to its label, through the same functions as a live view."""
 
 from __future__ import annotations
-
-import dataclasses
-import time
 
 import jax
 import numpy as np
 
 from vgg_flax.answers.bundle import Bundle
-from vgg_flax.answers.predictor import Predictor
-from vgg_flax.live.capture import Frame
-from vgg_flax.live.progress import Stopwatch
-from vgg_flax.live.result import label
+from vgg_flax.answers.judge import Judge, with_references
+from vgg_flax.answers.predictor import Prediction, Predictor
 from vgg_flax.network import model
+from vgg_flax.network.preprocess import prepare_frame
 from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
+
+REFERENCES = 1000  # training photos that the judge knows
+
+
+def predictor(size: int, engine: str) -> Predictor:
+    """VGG16 with random weights, two classes, and a judge that compares with a thousand photos."""
+    spec, rng = ModelSpec(VGG16, HeadSpec(2), size), np.random.default_rng(0)
+    key = jax.random.key(0)
+    backbone = jax.tree.map(np.asarray, model.init_backbone(VGG16, key))
+    params = {"backbone": backbone, "head": model.init_head(spec, key)}
+    averages, labels = rng.random((REFERENCES, 512), np.float32), np.zeros(REFERENCES, np.int64)
+    judge = with_references(Judge(), averages, labels, [str(i) for i in range(REFERENCES)])
+    return Predictor(Bundle(spec, params, ("a", "b"), Preprocessing(size), judge), engine=engine, maps=True)
+
+
+def label(frame: np.ndarray, predictor: Predictor) -> Prediction:
+    """What is said of uint8 BGR `[height, width, 3]`."""
+    return predictor.predict(prepare_frame(frame, predictor.preprocessing)[None])[0]
 
 
 class Contender:
@@ -23,15 +37,9 @@ class Contender:
         self.versions = {"jax": jax.__version__, "engine": engine}
 
     def prepare(self, case: dict) -> np.ndarray:
-        spec = ModelSpec(VGG16, HeadSpec(2), case["size"])
-        key = jax.random.key(0)
-        backbone = jax.tree.map(np.asarray, model.init_backbone(VGG16, key))
-        params = {"backbone": backbone, "head": model.init_head(spec, key)}
-        bundle = Bundle(spec, params, ("a", "b"), Preprocessing(case["size"]))
-        self._predictor = Predictor(bundle, engine=self._engine)
-        picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-        self._frame, self._watch = Frame(0, picture, 0.0, 0.0), Stopwatch()
-        return label(self._frame, self._predictor, self._watch).prediction.probabilities
+        self._predictor = predictor(case["size"], self._engine)
+        self._frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+        return label(self._frame, self._predictor).probabilities
 
     def run(self) -> None:
-        label(dataclasses.replace(self._frame, captured=time.monotonic()), self._predictor, self._watch)
+        label(self._frame, self._predictor)

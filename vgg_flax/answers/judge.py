@@ -62,7 +62,8 @@ class Judgement:
 
     Attributes:
       verdict: `unlike` the training photos, `unsure` of the label, or a plain `label`.
-      label: the index of the most probable class, whatever the verdict.
+      label: the index of the most probable class, whatever the verdict; over time, the one that was it until another
+        clearly is.
       probabilities: float32 `[classes]`.
       candidates: the classes that can't be ruled out, most probable first; the label is always among them.
       familiarity: the threshold over the distance to the 5th nearest training photo, at most 10: below 1 the picture
@@ -123,8 +124,9 @@ class Judge:
         if self.references is not None and averages is not None:
             familiarity, nearest = self.familiarity(averages)
         verdicts = self.verdicts(probabilities, familiarity)
-        rows = zip(probabilities, verdicts.tolist(), familiarity.tolist(), nearest.tolist(), strict=True)
-        return [self._judgement(*row) for row in rows]
+        known = [None if np.isnan(one) else float(one) for one in familiarity]
+        rows = zip(verdicts.tolist(), probabilities, known, map(tuple, nearest.tolist()), strict=True)
+        return [self.judgement(*row) for row in rows]
 
     def verdicts(self, probabilities: np.ndarray, familiarity: np.ndarray) -> np.ndarray:
         """`label`, `unsure` or `unlike`: str `[n]`.
@@ -151,14 +153,19 @@ class Judge:
         far, nearest = self.references.nearest(averages, own)
         return np.minimum(MOST_FAMILIAR, self.distance / np.maximum(far, 1e-12)), nearest
 
-    def _judgement(
-        self, probabilities: np.ndarray, verdict: Verdict, familiarity: float, nearest: list[int]
+    def judgement(
+        self,
+        verdict: Verdict,
+        probabilities: np.ndarray,
+        familiarity: float | None,
+        nearest: tuple[int, ...],
+        label: int | None = None,
     ) -> Judgement:
+        """One picture's, with its candidates; the arguments are its attributes. `label` unset: the most probable."""
         order = np.argsort(-probabilities, kind="stable")
-        label = int(order[0])
-        candidates = (label, *(int(c) for c in order[1:] if probabilities[c] >= self.candidate))
-        known = familiarity if nearest else None
-        return Judgement(verdict, label, probabilities, candidates, known, tuple(nearest))
+        label = int(order[0]) if label is None else label
+        others = (int(c) for c in order if c != label and probabilities[c] >= self.candidate)
+        return Judgement(verdict, label, probabilities, (label, *others), familiarity, nearest)
 
     def without_photos(self) -> Judge:
         """The same, without what it knows of the training photos: for a model that leaves the house."""

@@ -58,6 +58,10 @@ class Predictor:
 
     Attributes:
       extractor: the bundle's backbone at work.
+      head: the head's parameters, on the device.
+
+    Args:
+      maps: the extractor also gives the maps of the blocks that the head reads, as `explain` wants them.
     """
 
     def __init__(
@@ -66,11 +70,13 @@ class Predictor:
         name: str = "model",
         engine: str = "auto",
         say: Callable[[str], object] = say,
+        maps: bool = False,
     ):
         self.name, self.bundle = name, bundle
         self.classes, self.preprocessing = bundle.classes, bundle.preprocessing
         refuse_infinite(bundle.params, name)
         self._output = CUTS["none"].stored(bundle.spec.head)
+        read = [f"block{block}" for block in bundle.spec.head.blocks] if maps else []
         self._average5 = pooled_columns(bundle.spec.backbone, (5,), ("average",))
         self.extractor = Extractor(
             bundle.spec.backbone,
@@ -78,17 +84,19 @@ class Predictor:
             bundle.preprocessing,
             engine=engine,
             precision=bundle.spec.precision,
-            outputs=tuple(sorted({self._output, "pooled"})),
+            outputs=tuple(sorted({self._output, "pooled", *read})),
             say=say,
         )
-        self._head = jax.device_put(bundle.params["head"])
+        self.head = jax.device_put(bundle.params["head"])
 
     @classmethod
-    def load(cls, path: str | Path, engine: str = "auto", say: Callable[[str], object] = say) -> Predictor:
+    def load(
+        cls, path: str | Path, engine: str = "auto", say: Callable[[str], object] = say, maps: bool = False
+    ) -> Predictor:
         """From a run folder or a bundle folder. Raises UserError when there is no usable model in it."""
         folder = bundles.find(Path(path))
         name = folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
-        return cls(bundles.load(folder), name, engine, say)
+        return cls(bundles.load(folder), name, engine, say, maps)
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
         """uint8 RGB `[n, size, size, 3]`, as `preprocess.resize` makes them -> n predictions. Raises as `run`."""
@@ -96,7 +104,7 @@ class Predictor:
 
     def judge(self, logits: np.ndarray, averages: np.ndarray) -> list[Prediction]:
         """What is said of pictures with these logits and averages, as `run` gives them."""
-        return [self._prediction(one) for one in self.bundle.judge.judge(logits, averages)]
+        return [self.prediction(one) for one in self.bundle.judge.judge(logits, averages)]
 
     def predict_file(self, path: str | Path) -> Prediction:
         """A picture file. Raises BadImage."""
@@ -133,11 +141,12 @@ class Predictor:
 
     def answer(self, outputs: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """The head alone: {output of the extractor: `[n, *shape]`} -> as `run`."""
-        logits = np.asarray(_logits(self.bundle.spec, self._output, self._head, outputs[self._output]))
+        logits = np.asarray(_logits(self.bundle.spec, self._output, self.head, outputs[self._output]))
         refuse_infinite({"its output": logits}, self.name)
         return logits, np.asarray(outputs["pooled"])[:, self._average5]
 
-    def _prediction(self, judged: Judgement) -> Prediction:
+    def prediction(self, judged: Judgement) -> Prediction:
+        """The same in names."""
         references = self.bundle.judge.references
         return Prediction(
             self.classes[judged.label],

@@ -51,7 +51,7 @@ def examine(settings: DoctorSettings, check: Callable[[], None]) -> Examined:
     from vgg_flax.errors import UserError
     from vgg_flax.insight import files
     from vgg_flax.insight.doctor import Examined
-    from vgg_flax.network.spec import BACKBONES, CUTS
+    from vgg_flax.network.spec import BACKBONES, CUTS, Preprocessing
     from vgg_flax.store import FeatureStore
 
     sweep(cache_dir())
@@ -64,7 +64,7 @@ def examine(settings: DoctorSettings, check: Callable[[], None]) -> Examined:
     seen = files.examine(dataset, check)
     size = choose_size(dataset, files.as_seen(seen), settings.image_size)
     reasons = {index: one.reason for index, one in enumerate(seen) if one.reason}
-    pictures, wrong, _ = decode_all(dataset, files.as_seen(seen), size, reasons, check)
+    pictures, wrong, _ = decode_all(dataset, files.as_seen(seen), Preprocessing(size), reasons, check)
     kept = np.setdiff1d(np.arange(len(seen)), list(reasons | wrong))
     if not len(kept):
         raise UserError(f"{settings.data}: none of its {len(seen)} pictures can be used, such as {dataset.names[0]}.")

@@ -80,7 +80,7 @@ def unseen_photos(
         console.say(line)
     index_of = match_classes(dataset.classes, predictor.classes, settings.partial)
     with console.without_noise():
-        photos = decoded_photos(dataset, look_at(dataset, check), predictor.preprocessing.image_size, check=check)
+        photos = decoded_photos(dataset, look_at(dataset, check), predictor.preprocessing, check=check)
     for warning in photos.warnings:
         console.warn(warning)
     labels = np.array([index_of.get(name, -1) for name in photos.classes])[photos.labels]

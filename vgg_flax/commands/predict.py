@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +14,6 @@ if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.answers.predictor import Prediction, Predictor
     from vgg_flax.data.named import Picture
 
-COLUMNS = ("file", "verdict", "label", "probability", "candidates", "familiarity", "nearest", "probabilities")
 UNREADABLE = "unreadable"
 VERDICTS = {"label": "", "unsure": "not sure", "unlike": "unlike the training photos", UNREADABLE: "can't be read"}
 
@@ -74,51 +70,24 @@ def answered(
 
 def row(picture: Picture, prediction: Prediction | None, predictor: Predictor, topk: int | None) -> dict[str, Any]:
     """{column: value}, JSON types."""
-    if prediction is None:
-        return dict.fromkeys(COLUMNS) | {"file": picture.name, "verdict": UNREADABLE}
-    order = (-prediction.probabilities).argsort(kind="stable")[:topk]
-    probabilities = {predictor.classes[i]: round(float(prediction.probabilities[i]), 6) for i in order}
-    familiarity = prediction.familiarity
-    values = (
-        picture.name,
-        prediction.verdict,
-        prediction.label,
-        round(prediction.probability, 6),
-        list(prediction.candidates),
-        None if familiarity is None else round(familiarity, 4),
-        list(prediction.nearest),
-        probabilities,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+    from vgg_flax.answers.rows import said
+
+    values = {"file": picture.name} | said(prediction, predictor.classes, topk)
+    return values if prediction else values | {"verdict": UNREADABLE}
 
 
 def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[dict[str, Any]], None]:
     """What writes a row to standard output, at once."""
+    from vgg_flax.answers.rows import SAID, csv_line, json_line
+
     if settings.json:
-        return lambda values: print(_json_line(values), flush=True)
+        return lambda values: print(json_line(values), flush=True)
     if settings.csv:
-        print(_csv_line(COLUMNS), flush=True)
-        return lambda values: print(_csv_line([_csv_cell(values[name]) for name in COLUMNS]), flush=True)
+        print(csv_line(("file", *SAID)), flush=True)
+        return lambda values: print(csv_line(values.values()), flush=True)
     width = max(len("label"), *(min(len(name), 30) for name in predictor.classes))
     print(f"{'label':{width}}  probability  file")
     return lambda values: print(_table_line(values, width, settings.topk or 1), flush=True)
-
-
-def _json_line(values: dict[str, Any]) -> str:
-    """UTF-8, also of a file whose name is none: its odd bytes become escapes such as \\udcff."""
-    text = json.dumps(values, ensure_ascii=False)
-    return json.dumps(values) if any("\ud800" <= character <= "\udfff" for character in text) else text
-
-
-def _csv_line(cells: Any) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    """Lists and probabilities as JSON, so that any class name can be read back."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _table_line(values: dict[str, Any], width: int, topk: int) -> str:

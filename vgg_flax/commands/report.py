@@ -110,12 +110,13 @@ def find_photos(run: Finished, data: str | None) -> Photos:
     from vgg_flax.data import open_dataset
     from vgg_flax.data.photos import decoded_photos
     from vgg_flax.data.reading import look_at
+    from vgg_flax.network.spec import Preprocessing
 
     settings = from_flat(TrainSettings, run.config["settings"]) if run.config else TrainSettings()
     source = data or (settings.data if run.config else run.report["data"])
     dataset = open_dataset(source, label=settings.label)
     with console.without_noise():
-        photos = decoded_photos(dataset, look_at(dataset, nothing), size_of(run))
+        photos = decoded_photos(dataset, look_at(dataset, nothing), Preprocessing(size_of(run), region=settings.region))
     gone = int((~np.isin(run.predictions.contents, photos.contents)).sum())
     if gone == len(run.predictions):
         raise UserError(f"none of the photos in {source} is one of {run.folder}'s: name the right ones with --data.")

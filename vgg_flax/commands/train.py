@@ -140,7 +140,7 @@ def make_network(
     extractor = Extractor(
         spec.backbone,
         weights.backbone,
-        dataclasses.replace(weights.preprocessing, image_size=size),
+        dataclasses.replace(weights.preprocessing, image_size=size, region=settings.region),
         engine=network.engine,
         precision=network.precision,
         outputs=tuple(sorted({"pooled", cut.stored(spec.head)} - {"images"})),

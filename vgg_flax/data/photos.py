@@ -20,6 +20,7 @@ from vgg_flax.data.groups import Groups, find_groups
 from vgg_flax.data.reading import Seen, content_keys, decode_all, look_at, two_labels
 from vgg_flax.data.split import assign_folds, assign_splits, overlaps
 from vgg_flax.errors import UserError
+from vgg_flax.network.spec import Preprocessing
 from vgg_flax.settings import SplitSettings, TrainSettings
 
 USUAL_SIZE, SMALL_SIZE, DIGIT_SIZE = 224, 160, 64
@@ -151,7 +152,8 @@ def load(settings: TrainSettings, check: Callable[[], None] = lambda: None) -> t
         say(line)
     seen = look_at(dataset, check)
     size = choose_size(dataset, seen, settings.image_size)
-    photos = decoded_photos(dataset, seen, size, strict=settings.split.strict, check=check)
+    how = Preprocessing(size, region=settings.region)
+    photos = decoded_photos(dataset, seen, how, strict=settings.split.strict, check=check)
     return photos.with_splits(settings.split), size
 
 
@@ -177,7 +179,7 @@ def choose_size(dataset: Dataset, seen: Sequence[Seen], asked: int | Literal["au
 def decoded_photos(
     dataset: Dataset,
     seen: Sequence[Seen],
-    size: int,
+    how: Preprocessing,
     *,
     strict: bool = False,
     check: Callable[[], None] = lambda: None,
@@ -185,6 +187,7 @@ def decoded_photos(
     """The pictures of a data set that can be used, in groups, in the data's own splits.
 
     Args:
+      how: their size and region.
       strict: raise UserError at the first bad picture instead of leaving it out.
       check: called between pictures; may raise to stop.
 
@@ -193,7 +196,7 @@ def decoded_photos(
     """
     reasons = {index: one.reason for index, one in enumerate(seen) if one.reason}
     double = two_labels(dataset, seen)
-    store, wrong, decoded = decode_all(dataset, seen, size, reasons | double, check)
+    store, wrong, decoded = decode_all(dataset, seen, how, reasons | double, check)
     reasons |= wrong
     if strict and reasons:
         index = min(reasons)

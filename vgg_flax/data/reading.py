@@ -81,20 +81,21 @@ def two_labels(dataset: Dataset, seen: Sequence[Seen]) -> dict[int, str]:
 def decode_all(
     dataset: Dataset,
     seen: Sequence[Seen],
-    size: int,
+    how: Preprocessing,
     reasons: Mapping[int, str],
     check: Callable[[], None] = lambda: None,
 ) -> tuple[RowStore, dict[int, str], int]:
     """Decode every picture that no earlier run decoded.
 
     Args:
+      how: their size and region.
       reasons: {index: why} of pictures that are left out already.
       check: called between pictures; may raise to stop.
 
     Returns:
       (Where the pictures are, {index: why} of those that can't be decoded, how many were decoded now).
     """
-    store, preprocessing = picture_store(size), Preprocessing(size)
+    store, size = picture_store(how), how.image_size
     whole = [index for index in range(len(seen)) if index not in reasons]
     keys = content_keys([seen[index].content or "" for index in whole])
     chunk = max(1, CHUNK_BYTES // (size * size * 3))
@@ -104,7 +105,7 @@ def decode_all(
 
     def load(index: int) -> np.ndarray | str:
         try:
-            return _row(dataset.read(index), preprocessing, store.dtype)
+            return _row(dataset.read(index), how, store.dtype)
         except BadImage as bad:
             return str(bad)
 
@@ -136,12 +137,13 @@ def _row(data: bytes, preprocessing: Preprocessing, dtype: np.dtype) -> np.ndarr
     return row
 
 
-def picture_store(size: int) -> RowStore:
+def picture_store(how: Preprocessing) -> RowStore:
     """Where decoded pictures of one size are kept with their difference hashes, found by their content."""
-    preprocessing = Preprocessing(size)
+    size = how.image_size
     about = {
         "image_size": size,
-        "resize": preprocessing.resize,
+        "resize": how.resize,
+        "region": how.region,
         "opencv": cv2.__version__,
         "versions": {"decode": decode.VERSION, "preprocess": preprocess.VERSION, "copies": copies.VERSION},
     }

@@ -1,22 +1,21 @@
-"""The window on the screen, and whether there can be one."""
+"""The face on the screen: a window, and whether there can be one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-from vgg_flax.live.capture import Source
-from vgg_flax.live.overlay import compose, draw_notice, fit
-from vgg_flax.live.result import Result
+from vgg_flax.live.control import command_of
+from vgg_flax.live.painter import Painter
+from vgg_flax.live.scene import natural_size
+from vgg_flax.live.state import Command, State
 
-ESCAPE = 27
-KEYS = "q, Esc: quit   space: pause   m: mirror"
+SMALLEST = 0.03  # of the picture's side: a region dragged smaller than that is a click
 
 # Qt ends the whole process when it finds no screen, so the question is put to a process that may die of it.
 _PROBE = "import cv2; cv2.namedWindow('vgg_flax'); cv2.destroyAllWindows()"
@@ -37,91 +36,88 @@ def why_no_window() -> str | None:
     return f"the window system at DISPLAY={os.environ.get('DISPLAY', '')} can't be reached"
 
 
-def open_window(title: str, source: Source, mirror: bool, warn: Callable[[str], None]) -> Window | None:
-    """A window for what `source` shows; None where none can be had, and `warn` is told why."""
-    if obstacle := why_no_window():
-        warn(f"no window, because {obstacle}; going on as with --headless")
-        return None
-    # A video plays no faster than it was filmed; a live picture is shown as soon as it is there.
-    return Window(title, mirror and source.camera, 0.0 if source.live else 1 / source.fps)
-
-
 class Window:
-    """A window that shows views, `pace` seconds each or longer, and takes keys.
+    """Shows one State after the other in a size that the person chooses, and takes keys and the mouse.
 
-    Attributes:
-      closed: the person has quit: q, Esc, or the window's own button.
-      mirror: show pictures as in a mirror; `m` switches.
+    All its methods are called in the main thread.
+
+    Args:
+      want: told what the person wants.
     """
 
-    def __init__(self, title: str, mirror: bool = False, pace: float = 0.0):
-        self.closed = False
-        self.mirror = mirror
-        self._pace = pace
-        self._title = title
-        self._paused = False
-        self._seen = False  # whether the window was visible at some time
-        self._shown_at = -1e9
-        self._last: Result | None = None
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+    def __init__(self, title: str, painter: Painter, want: Callable[[Command], object]):
+        self._title, self._painter, self._want = title, painter, want
+        self._size: tuple[int, int] | None = None
+        self._visible_once = False
+        self._from: tuple[int, int] | None = None  # where the mouse was pressed
+        self._shown: State | None = None
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
 
-    def add(self, result: Result) -> None:
-        """Show a result at its time; see `show`."""
-        self._last = result
-        self.show(compose(result, self.mirror))
+    def show(self, state: State) -> None:
+        """Show a State, unless it was shown last, and pass on what the person did meanwhile."""
+        if state.frame is not None or state.trouble or self._size:
+            if self._size is None:
+                self._open(state)
+            size = self._current_size()
+            if state is not self._shown or size != self._size:
+                self._size, self._shown = size, state
+                cv2.imshow(self._title, self._painter.paint(state, *size))
+        while (key := cv2.waitKey(1)) >= 0:
+            if command := command_of(key):
+                self._want(command)
+        if self._closed():
+            self._want(Command("quit"))
 
-    def no_signal(self, name: str) -> None:
-        """Take the label off: the last picture, darkened, and that the source called `name` is silent."""
-        image = np.zeros((480, 640, 3), np.uint8) if self._last is None else self._last.frame.image
-        view = fit(image, self.mirror)
-        draw_notice(view, "no signal", name)
-        self.show(view)
+    def _open(self, state: State) -> None:
+        high, wide = state.frame.image.shape[:2] if state.frame else (480, 640)
+        self._size = natural_size(wide, high, len(state.classes))
+        cv2.imshow(self._title, np.zeros((self._size[1], self._size[0], 3), np.uint8))
+        cv2.resizeWindow(self._title, *self._size)
+        cv2.setMouseCallback(self._title, self._mouse)
+        cv2.waitKey(1)
 
-    def show(self, view: np.ndarray) -> None:
-        """Show uint8 BGR `[height, width, 3]`, `pace` seconds after the view before, and answer keys.
+    def _current_size(self) -> tuple[int, int]:
+        assert self._size is not None
+        try:
+            _, _, width, height = cv2.getWindowImageRect(self._title)
+        except cv2.error:
+            return self._size
+        return (width, height) if width >= 64 and height >= 64 else self._size
 
-        Returns when the view is on the screen, after a pause when the person asked for one.
-        """
-        due = self._shown_at + self._pace
-        while not self.closed and (early := due - time.monotonic()) > 0:
-            self._answer(early)
-        if self.closed:
-            return  # imshow would open the window once more
-        if not self._seen:
-            cv2.resizeWindow(self._title, view.shape[1], view.shape[0])
-        cv2.imshow(self._title, view)
-        self._shown_at = time.monotonic()
-        self._answer(0.001)
-        while self._paused and not self.closed:
-            self._answer(0.05)
+    def _mouse(self, event: int, x: int, y: int, flags: int, _: object) -> None:
+        """A rectangle drawn on the picture becomes the region that the model sees."""
+        if event == cv2.EVENT_LBUTTONDOWN:
+            self._from = x, y
+        elif event == cv2.EVENT_LBUTTONUP and self._from and self._painter.scene and self._shown:
+            region = dragged(self._from, (x, y), self._painter.scene.picture, self._shown.mirror)
+            self._from = None
+            if region:
+                self._want(Command("region", region))
 
-    def wait(self) -> None:
-        """Answer keys, with nothing new to show."""
-        self._answer(0.001)
-
-    def hold(self) -> None:
-        """Keep the last view until the person quits."""
-        while not self.closed:
-            self._answer(0.05)
+    def _closed(self) -> bool:
+        # GTK says -1 all along, so only a window that was visible before counts as closed.
+        try:
+            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # Qt, once its last window is gone
+            visible = False
+        closed = self._visible_once and not visible
+        self._visible_once = self._visible_once or visible
+        return closed
 
     def close(self) -> None:
         cv2.destroyAllWindows()
 
-    def _answer(self, seconds: float) -> None:
-        key = cv2.waitKey(max(1, min(50, int(1000 * seconds)))) & 0xFF
-        visible = self._visible()
-        if key in (ord("q"), ord("Q"), ESCAPE) or (self._seen and not visible):
-            self.closed = True
-        self._seen = self._seen or visible
-        if key in (ord("m"), ord("M")):
-            self.mirror = not self.mirror
-        if key == ord(" ") and not self.closed:
-            self._paused = not self._paused
-            cv2.setWindowTitle(self._title, f"{self._title} (paused)" if self._paused else self._title)
 
-    def _visible(self) -> bool:
-        # GTK says -1 all along, so only a window that was visible before counts as closed.
-        try:
-            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
-        except cv2.error:  # Qt, once its last window is gone
-            return False
+def dragged(start: tuple[int, int], end: tuple[int, int], picture: tuple[int, int, int, int], mirror: bool) -> str:
+    """The region between two points of a view, as `region.shares` reads it; empty where it is too small.
+
+    Args:
+      picture: left, top, width and height of the picture in the view.
+    """
+    left, top, width, height = picture
+    x = sorted(min(1.0, max(0.0, (point[0] - left) / width)) for point in (start, end))
+    y = sorted(min(1.0, max(0.0, (point[1] - top) / height)) for point in (start, end))
+    x = [1 - x[1], 1 - x[0]] if mirror else x
+    if x[1] - x[0] < SMALLEST or y[1] - y[0] < SMALLEST:
+        return ""
+    return ",".join(f"{value:.3f}" for value in (x[0], y[0], x[1] - x[0], y[1] - y[0]))

@@ -12,15 +12,29 @@ import cv2
 import numpy as np
 
 from vgg_flax.network.spec import Preprocessing
+from vgg_flax.region import shares
 
 VERSION = 1  # of the pixels that come out; part of the name under which they are kept
 
 
 def resize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """uint8 RGB `[height, width, 3]` -> uint8 RGB `[size, size, 3]`."""
+    """uint8 RGB `[height, width, 3]` -> uint8 RGB `[size, size, 3]`, of the region that the model sees."""
     size = preprocessing.image_size
-    shrinks = image.shape[0] > size or image.shape[1] > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    left, top, width, height = region_of(preprocessing.region, *image.shape[:2])
+    seen = image[top : top + height, left : left + width]
+    shrinks = height > size or width > size
+    return cv2.resize(seen, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def region_of(region: str, height: int, width: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height in pixels of a region, as `region.shares` reads it, in a picture of that size."""
+    part = shares(region)
+    if part is None:
+        side = min(height, width)
+        return (width - side) // 2, (height - side) // 2, side, side
+    left, top = min(width - 1, round(part[0] * width)), min(height - 1, round(part[1] * height))
+    right, bottom = round((part[0] + part[2]) * width), round((part[1] + part[3]) * height)
+    return left, top, max(1, right - left), max(1, bottom - top)
 
 
 def prepare_frame(frame: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

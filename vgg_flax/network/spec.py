@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from vgg_flax.region import shares
+
 KERAS_MEAN = (123.68, 116.779, 103.939)  # RGB, of the ImageNet weights that Keras distributes
 POOLED_BLOCKS = (3, 4, 5)  # whose averages and maxima are kept of every picture
 POOLS = ("average", "maximum")
@@ -29,12 +31,14 @@ class Preprocessing:
       image_size: side of the square input in pixels.
       mean, std: per channel, RGB, in units of 0..255; the input is (rgb - mean) / std.
       resize: `squash` scales both sides to `image_size`, whatever the aspect ratio.
+      region: the part of a picture that the model sees, as `region.shares` reads it.
     """
 
     image_size: int
     mean: tuple[float, float, float] = KERAS_MEAN
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     resize: Literal["squash"] = "squash"
+    region: str = "full"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
@@ -43,6 +47,7 @@ class Preprocessing:
             raise ValueError(f"mean {self.mean} and std {self.std}: expected three numbers each, std above 0.")
         if self.resize != "squash":
             raise ValueError(f"resize is {self.resize!r}, expected 'squash'.")
+        shares(self.region)
 
 
 @dataclasses.dataclass(frozen=True)
