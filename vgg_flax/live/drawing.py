@@ -91,8 +91,8 @@ def scaled(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """uint8 `[h, w, 3]` -> `[height, width, 3]`."""
     if image.shape[:2] == (height, width):
         return image
-    shrinks = image.shape[1] > width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    much = image.shape[1] > 1.5 * width  # linear interpolation would leave pixels out
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if much else cv2.INTER_LINEAR)
 
 
 def fitted(room: Rect, frame: tuple[int, int]) -> Rect:

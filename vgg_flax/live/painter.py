@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -101,12 +102,18 @@ def _frame(view: np.ndarray, state: State, shown: Scene, whole: bool) -> None:
         cv2.rectangle(view, (left, top), (left + width - 1, top + height - 1), WHITE, max(1, shown.height // 360))
 
 
+@functools.lru_cache(maxsize=4)
+def _layer(heat: Heat, width: int, height: int, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(What is left of a picture, 255 for all of it, the colours that are added), uint8 `[height, width, 3]` each."""
+    values = cv2.flip(heat.values, 1) if mirror else heat.values
+    colours = cv2.applyColorMap((255 * values).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    share = HEAT * cv2.merge([values] * 3)
+    small = (255 * (1 - share)).astype(np.uint8), (share * colours).astype(np.uint8)
+    kept, added = (cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in small)
+    return kept, added
+
+
 def _warm(seen: np.ndarray, heat: Heat, mirror: bool) -> None:
     """Colour what the model sees where it sees the class, in place."""
-    values = cv2.flip(heat.values, 1) if mirror else heat.values
-    small = np.empty((*values.shape, 4), np.float32)
-    small[..., 3] = HEAT * values
-    colours = cv2.applyColorMap((255 * values).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    small[..., :3] = colours * small[..., 3:]
-    large = cv2.resize(small, (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_LINEAR)
-    seen[:] = cv2.add(cv2.multiply(seen.astype(np.float32), cv2.merge([1 - large[..., 3]] * 3)), large[..., :3])
+    kept, added = _layer(heat, seen.shape[1], seen.shape[0], mirror)
+    seen[:] = cv2.add(cv2.multiply(seen, kept, scale=1 / 255), added)

@@ -45,9 +45,11 @@ def natural_size(width: int, height: int, classes: int) -> tuple[int, int]:
     """The size of a view in which a frame of that size is neither enlarged nor shrunk, within what a screen has."""
     scale = min(max(1.0, 480 / max(width, height)), 1280 / max(width, height))
     wide, high = max(160, round(width * scale)), max(160, round(height * scale))
-    beside = 15 * unit(wide, high)
-    more = (beside, 0) if high >= 0.5 * wide else (0, lowest(unit(wide, high), wide, classes))
-    return (wide + more[0]) // 2 * 2, (high + more[1]) // 2 * 2
+    size = wide, high
+    for _ in range(3):  # a larger view has larger text, which needs a larger panel
+        u = unit(*size)
+        size = (wide + 15 * u, high) if high >= 0.5 * wide else (wide, high + lowest(u, wide, classes))
+    return -(-size[0] // 2) * 2, -(-size[1] // 2) * 2
 
 
 def arrange(width: int, height: int, frame: tuple[int, int], classes: int) -> tuple[Rect, Rect]:

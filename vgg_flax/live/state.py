@@ -36,7 +36,7 @@ class Answer:
     age_ms: float | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Heat:
     """Where in the region the model sees a class.
 
