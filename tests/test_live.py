@@ -191,6 +191,23 @@ def test_dark_pictures_are_doubted():
     assert health.hint(np.zeros((1, 1, 3), np.uint8)) == "too dark"
 
 
+def test_swapped_colours_are_found_by_what_is_nearer_to_the_training_photos():
+    check = health.ColourCheck()
+    for i in range(100):
+        now = i / 7
+        if check.wants(now):
+            check.add(0.5 if i % 2 else 1.4, 0.6 if i % 2 else 2.0, now)
+    assert check.swapped and not check.wants(1e9), "it has decided, and costs nothing any more"
+    right, strange = health.ColourCheck(), health.ColourCheck()
+    for i in range(20):
+        right.add(2.0, 1.4, float(i))
+        strange.add(0.5, 0.9, float(i))
+        strange.add(None, None, float(i))
+    assert not right.swapped and not strange.swapped
+    assert strange.wants(1e9), "strangers say nothing of colours"
+    assert "red and blue swapped?" in State(hint="too dark", swapped=True).doubts
+
+
 def test_rates_are_those_of_the_last_two_seconds():
     rate = Rate()
     assert rate.value == 0.0

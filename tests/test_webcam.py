@@ -103,7 +103,7 @@ def read_video(path: Path) -> list[np.ndarray]:
 
 # What comes out
 
-COLUMNS = ("source", "file", "frame", "time_s", *SAID, "inference_ms", "age_ms", "trouble")
+COLUMNS = ("source", "file", "frame", "time_s", *SAID, "inference_ms", "age_ms", "trouble", "hint")
 
 
 def test_every_frame_of_a_video_lands_in_both_files_and_in_the_saved_video(folder, tmp_path, capsys):

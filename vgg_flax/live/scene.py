@@ -107,7 +107,7 @@ def _badges(state: State, picture: Rect, u: int) -> list[Text | Bar]:
     things: list[Text | Bar] = []
     signs = [("paused", DOUBTFUL)] if state.paused else []
     signs += [("recording", ALARM)] if state.recording else []
-    signs += [(state.hint, DOUBTFUL)] if state.hint and not state.trouble else []
+    signs += [(doubt, DOUBTFUL) for doubt in state.doubts if not state.trouble]
     signs += [(f"seen: {state.heat.label}", WHITE)] if state.evidence and state.heat else []
     left = picture.left + u // 2
     for words, colour in signs:

@@ -198,4 +198,5 @@ def row(answer: Answer | None, state: State) -> dict[str, Any]:
         "inference_ms": round(answer.inference_ms, 3) if answer else None,
         "age_ms": round(answer.age_ms, 1) if answer and answer.age_ms is not None else None,
         "trouble": None if answer else state.trouble,
+        "hint": ", ".join(state.doubts) or None,
     }

@@ -62,6 +62,7 @@ class State:
       heat: where the shown class is seen, while `evidence` is on.
       trouble: why there is nothing to label, such as "no signal"; None when all is well.
       hint: what makes the label doubtful, such as "too dark".
+      swapped: red and blue seem to come in the wrong order.
       paused, mirror, recording, evidence, nearest, help: switches, see `control.KEYS`.
       capture_rate, label_rate: a second, lately.
       labelled: answers so far.
@@ -79,6 +80,7 @@ class State:
     heat: Heat | None = None
     trouble: str | None = None
     hint: str | None = None
+    swapped: bool = False
     paused: bool = False
     mirror: bool = False
     recording: bool = False
@@ -98,9 +100,14 @@ class State:
             return f"{self.trouble or 'no label yet'}   {self.source}"
         prediction = self.answer.prediction
         probability = f"{prediction.probability:.1%}   " if prediction.verdict == "label" else ""
-        hint = f"   {self.hint}" if self.hint else ""
+        hint = "".join(f"   {one}" for one in self.doubts)
         name = f"   {self.answer.frame.file}" if self.answer.frame.file else ""
         return f"{self.answer.frame.index:6d}   {prediction.words}   {probability}{self.speed()}{name}{hint}"
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes the label doubtful, in words."""
+        return tuple(filter(None, (self.hint, "red and blue swapped?" if self.swapped else None)))
 
     def speed(self) -> str:
         """Labels a second, and how old the frame was when its label was known."""

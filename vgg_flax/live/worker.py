@@ -13,6 +13,7 @@ import numpy as np
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.insight.explain import explain
 from vgg_flax.live.capture import Frame
+from vgg_flax.live.health import ColourCheck
 from vgg_flax.live.latest import Latest
 from vgg_flax.live.rate import Rate
 from vgg_flax.live.smoothing import Smoother
@@ -48,6 +49,7 @@ class Worker(threading.Thread):
         self._rate = Rate()
         self._region = board.state.region
         self._heat_due = 0.0
+        self._colours = ColourCheck()
 
     def run(self) -> None:
         try:
@@ -78,6 +80,11 @@ class Worker(threading.Thread):
         more = {"frame": frame} if self._latest.every else {}  # the view shows no frame before its label
         state = self._board.answered(answer, heat=heat, label_rate=self._rate.tick(now), **more)
         self._said(answer, state)
+        if self._colours.wants(now) and not self._latest.every:
+            logits, averages = self._predictor.run(image[None, ..., ::-1])
+            turned = self._predictor.bundle.judge.judge(logits, averages)[0]
+            self._colours.add(judged.familiarity, turned.familiarity, now)
+            self._board.update(swapped=self._colours.swapped)
 
     def _heat(self, outputs: Mapping[str, Any], label: int) -> Heat | None:
         """Of this frame, where there is time for it or the label is new; otherwise the last one."""
