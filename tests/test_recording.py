@@ -106,6 +106,14 @@ def test_recording_letterboxes_frames_of_another_size(tmp_path, ending):
     assert second[200, 100].max() < 40, "the sides of the taller picture stay black"
 
 
+def test_frames_that_are_reported_are_counted_in_the_file(tmp_path, monkeypatch):
+    made = record(tmp_path / "out.mp4", 20)
+    assert made.frames == 20
+    monkeypatch.setattr(recording, "count_frames", lambda path: 7 if path == made.path else 0)
+    made.close()
+    assert str(made) == f"{made.path} (7 frames)"
+
+
 def test_frame_rates_that_are_fractions_stay_what_they_are(tmp_path):
     made = Recording(tmp_path / "out.mp4", fps=30000 / 1001)
     for number in range(60):

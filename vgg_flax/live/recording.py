@@ -38,14 +38,14 @@ class Kind(NamedTuple):
 # A frame is on its way to the disk as soon as it is encoded: no frame is held back to look ahead.
 _H264 = {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "lag-in-frames": "0"}
-_CLUSTERS = {"cluster_time_limit": "200", "flush_packets": "1"}
+_AT_ONCE = {"flush_packets": "1"}
 # "Hybrid": in fragments, each of them complete, until the end, which makes a plain file of them.
-_FRAGMENTS = {"movflags": "hybrid_fragmented+frag_keyframe", "flush_packets": "1"}
+_FRAGMENTS = {"movflags": "hybrid_fragmented+frag_keyframe", **_AT_ONCE}
 KINDS = {
     ".mp4": Kind("mp4", ("libx264", "mpeg4"), "yuv420p", _H264, _FRAGMENTS),
-    ".mkv": Kind("matroska", ("libx264", "mpeg4"), "yuv420p", _H264, _CLUSTERS),
-    ".webm": Kind("webm", ("libvpx-vp9", "libvpx"), "yuv420p", _VP9, _CLUSTERS),
-    ".avi": Kind("avi", ("mjpeg",), "yuvj420p", {"qscale": "3"}, {"flush_packets": "1"}),
+    ".mkv": Kind("matroska", ("libx264", "mpeg4"), "yuv420p", _H264, _AT_ONCE),
+    ".webm": Kind("webm", ("libvpx-vp9", "libvpx"), "yuv420p", _VP9, _AT_ONCE),
+    ".avi": Kind("avi", ("mjpeg",), "yuvj420p", {"qscale": "3"}, _AT_ONCE),
 }
 
 
@@ -164,29 +164,21 @@ class _Film:
     def give_up(self) -> None:
         """Keep what is whole; the disk takes no more."""
         self.closed = True
-        self._file.refuse()
         with contextlib.suppress(Exception):  # it can't write its last words, which is known
             self._container.close()
         self._file.end_at(self._complete)
 
 
 class _File:
-    """A file that takes nothing more once it has refused something: no end is written after a hole."""
+    """A file that takes all of what it is given, or says why not; FFmpeg writes nothing more after an error."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
-        self._refused = False
 
     def write(self, data: bytes) -> int:
-        if self._refused:
-            raise OSError("refused")
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            self._refused = True
-            raise
+        rest = memoryview(data)
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[self._file.write(rest) :]
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -194,9 +186,6 @@ class _File:
 
     def tell(self) -> int:
         return self._file.tell()
-
-    def refuse(self) -> None:
-        self._refused = True
 
     def end_at(self, size: int) -> None:
         with contextlib.suppress(OSError, ValueError):  # it may be closed, with an error
