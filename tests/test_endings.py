@@ -94,7 +94,7 @@ def test_ctrl_c_at_any_moment_is_one_line_and_nothing_is_left_behind(workplace, 
     assert not [path for path in workplace.rglob("*") if "tmp" in path.name and "photos" not in path.parts]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_that_comes_with_the_first_statement_is_answered(number, code):
     """`vgg_flax.ending` imports nothing heavy, so its handlers are there milliseconds after Python is."""
     code_line = (
@@ -108,6 +108,13 @@ def test_a_signal_that_comes_with_the_first_statement_is_answered(number, code):
     name = signal.Signals(number).name
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr == f"stopped by {name}. Start it again with the same command.\n"
+
+
+def test_what_nohup_ignores_stays_ignored():
+    code = "import os, signal; from vgg_flax import ending; ending.own_signals(); os.kill(os.getpid(), signal.SIGHUP)"
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + code + "; print('still here')"
+    done = subprocess.run([sys.executable, "-c", ignoring], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
 
 
 LONG = """

@@ -317,3 +317,20 @@ def test_signal_ends_a_live_run_with_all_files_readable(folder, tmp_path, server
     assert f"wrote {video}" in out
     frames = int(out.split(f"wrote {video} (")[1].split(" ")[0])
     assert len(read_video(video)) == frames >= 1, "what is reported as written can be read"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_model_is_loaded_ends_it_at_once_and_leaves_no_file(folder, tmp_path, number):
+    code = (
+        "import os, sys; from vgg_flax import __main__ as program; from vgg_flax.commands import webcam\n"
+        f"webcam.load_model = lambda *_: os.kill(os.getpid(), {int(number)})\n"
+        "program.program(['webcam', *sys.argv[1:]])"
+    )
+    outputs = ("--json", tmp_path / "out.jsonl", "--save", tmp_path / "out.mp4", "--show", "terminal")
+    arguments = ["--model", folder / "run", "--source", folder / "clip.avi", *outputs]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"stopped by {signal.Signals(number).name}. Start it again with the same command.\n"
+    assert list(tmp_path.iterdir()) == []
