@@ -259,6 +259,13 @@ def test_a_real_change_is_shown_within_half_a_second(rate):
     assert set(blip) == {"a"}, "one odd answer is no change"
 
 
+@pytest.mark.parametrize("rate", [4.0, 7.0, 30.0])
+def test_a_class_that_only_leads_takes_over_soon(rate):
+    values = [0.99] * int(3 * rate) + [0.25] * int(3 * rate)
+    said = shown(Smoother(Judge(sure=0.5), 0.3), values, rate)
+    assert said[-int(1.4 * rate)] == said[-1] == "b"
+
+
 def test_a_stranger_is_called_one_within_half_a_second_and_let_go_as_soon():
     smoother = Smoother(Judge(sure=0.6), 0.3)
     said = [smoother.add(judgement(0.99, 2.0 if i < 20 or i >= 40 else 0.5), i / 7).verdict for i in range(60)]
