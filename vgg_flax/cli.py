@@ -82,8 +82,9 @@ def _metavar(argument: Any) -> str:
 
 
 def _option(argument: Any) -> str:
+    """As --help names it: an option, or what stands in a place of its own, such as RUN."""
     flags = argument.lowered.name_or_flags
-    return next((flag for flag in reversed(flags) if flag.startswith("--")), flags[0])
+    return next((flag for flag in reversed(flags) if flag.startswith("--")), _metavar(argument) or flags[0])
 
 
 def _unknown(tokens: list[str], settings: Any) -> str:

@@ -65,6 +65,11 @@ def _line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style), soft_wrap=not console.is_terminal)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Such as `1 photo` and `2 photos`, or `1 photo is` and `2 photos are`. many: unset: an s more."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def shortened(text: str, width: int) -> str:
     """At most `width` columns: the middle left out, since names that belong together begin alike or end alike."""
     if cell_len(text) <= width:
@@ -110,7 +115,7 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
     if len(classes) > MOST_ROWS:
         say(f"the {WORST} classes with the fewest pictures; split.csv has all {len(classes)}")
     if bad:
-        warn(f"{len(bad)} files are not used (all in bad_files.csv):")
+        warn(f"{counted(len(bad), 'file is', 'files are')} not used (all in bad_files.csv):")
         for name, reason in bad[:10]:
             say(f"  {name!r}: {reason}")
         if len(bad) > 10:

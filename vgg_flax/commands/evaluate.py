@@ -86,7 +86,8 @@ def unseen_photos(
     labels = np.array([index_of.get(name, -1) for name in photos.classes])[photos.labels]
     seen = predictor.bundle.judge.has_seen(photos.contents.tolist())
     if seen.any():
-        console.say(f"{seen.sum()} photos are left out: {predictor.name} has learned from them")
+        known = console.counted(int(seen.sum()), "photo is", "photos are")
+        console.say(f"{known} left out: {predictor.name} has learned from them")
     kept = np.flatnonzero(~seen & (labels >= 0))
     if not len(kept):
         raise UserError(

@@ -121,7 +121,7 @@ def find_photos(run: Finished, data: str | None) -> Photos:
     if gone == len(run.predictions):
         raise UserError(f"none of the photos in {source} is one of {run.folder}'s: name the right ones with --data.")
     if gone:
-        console.warn(f"{gone} of {len(run.predictions)} photos are no longer in {source}")
+        console.warn(f"{gone} of {console.counted(len(run.predictions), 'photo')} no longer in {source}")
     return photos
 
 
@@ -159,8 +159,8 @@ def compare(runs: list[Finished], path: Path, data: str | None) -> None:
     rows = [
         (str(shared.names[i]), [str(shared.truths[i]), *map(str, shared.answers[i])]) for i in shared.differ[:SHOWN]
     ]
-    _show(f"{len(shared.differ)} photos with other labels", ["truth", *names], rows)
-    console.show_line(f"{len(shared.names)} test photos are the same in all runs")
+    _show(f"{console.counted(len(shared.differ), 'photo')} with other labels", ["truth", *names], rows)
+    console.show_line(f"{console.counted(len(shared.names), 'test photo is', 'test photos are')} the same in all runs")
     for pair in comparing.pairs(shared):
         console.show_line(comparing.in_words(pair, names))
     console.show_line(f"written: {path}")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vgg_flax.console import counted
 from vgg_flax.files import write_atomic
 
 WIDTH = 80
@@ -101,11 +102,6 @@ def in_words(findings: Findings) -> list[str]:
             f"{one.advice} [{one.file}]", WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
         )
     return lines
-
-
-def counted(count: int, noun: str) -> str:
-    """Such as `1 photo`, `2 photos`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _about(findings: Findings) -> list[str]:
