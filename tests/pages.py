@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html.parser
 from pathlib import Path
 
 import cv2
@@ -11,11 +12,15 @@ import numpy as np
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
+from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.photos import Photos
+from vgg_flax.errors import BadImage
 from vgg_flax.insight import metrics
+from vgg_flax.insight.duplicates import COLUMNS
+from vgg_flax.insight.findings import FIRST, LOOK, TEACHES, Finding, Findings
 from vgg_flax.network import model, params
 from vgg_flax.network.spec import ModelSpec, Preprocessing
-from vgg_flax.report import page
+from vgg_flax.report import doctor, page
 
 ATTACK = "<img src=x onerror=alert(1)>"
 JUDGE = Judge(1.3, sure=0.6)
@@ -70,3 +75,87 @@ def write(folder: Path, table: Predictions, photos: Photos | None = None, bundle
     folder.mkdir(parents=True, exist_ok=True)
     config = {"settings": {"model": "vgg16", "data": ATTACK}, "python": "3.11", "versions": {"jax": "0.10"}}
     return page.write(folder, report_of(table), config, table, JUDGE, photos, bundle, **more)
+
+
+def dataset_of(table: Predictions) -> Dataset:
+    """The same blobs as files, every other one upright and every other one wide; the last one can't be read."""
+    images = photos_of(table).images
+
+    def read(index: int) -> bytes:
+        if index == len(table) - 1:
+            raise BadImage("gone")
+        picture = images[index][:, : 32 if index % 2 else 12]
+        return cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+
+    names, classes = tuple(map(str, table.names)), tuple(map(str, table.classes))
+    return Dataset("photos", classes, names, table.labels, np.full(len(table), ""), read)
+
+
+def findings(table: Predictions) -> Findings:
+    """One of every kind, about photos with hostile names, and one of a kind that no page knows."""
+    names, label = [str(name) for name in table.names], ATTACK
+    copies = [(1 + i // 6, names[i], label, "train" if i % 2 else "test", "near", 0.991, i % 3 == 0) for i in range(12)]
+    labels = ("file", "label", "suggested", "probability_of_label", "probability_of_suggested")
+    clues = ("clue", "accuracy", "guessing", "p_value", "example")
+    far = ("file", "label", "times_the_usual_distance", "nearest_file")
+    some = [
+        ("leaks", FIRST, clues, [("format", 0.99, 0.5, 1e-200, f"PNG is {label}")]),
+        ("across_splits", FIRST, COLUMNS, copies),
+        ("exact_copies", TEACHES, COLUMNS, [(1, names[0], label, "", "exact", 1.0, False), (1, *copies[1][1:])]),
+        ("wrong_labels", TEACHES, labels, [(name, label, "class 2", 0.01, 0.987) for name in names[:30]]),
+        ("imbalance", TEACHES, ("label", "photos", "share"), [(f"class {i}", 3, 0.01) for i in range(60)]),
+        ("outliers", LOOK, far, [(names[-1], label, 3.25, names[2])]),
+        ("damaged", LOOK, ("file", "label", "reason"), [(f"{label}.jpg", "", f"no picture: {label}")]),
+        ("alike", LOOK, ("one", "other", "share"), [(label, "class 2", 0.25)]),
+        ("something_new", LOOK, ("what",), [(label,)]),
+    ]
+    ranked = tuple(
+        Finding(kind, len(rows), urgency, f"About {kind}: {label}.", f"Look at {kind}.", columns, tuple(rows))
+        for kind, urgency, columns, rows in some
+    )
+    summary = {
+        "files": 61,
+        "photos": 60,
+        "classes": {label: 20, "class 2": 40},
+        "splits": {"train": 30, label: 30},
+        "formats": {"PNG": 60},
+        "megabytes": 1.25,
+        "short_side": [12, 32, 32],
+        "told_apart": 0.875,
+        "labels_doubted": True,
+    }
+    return Findings(f"{label}/photos", summary, {"files.csv": (("file",), ()), "clues.csv": (clues, ())}, ranked)
+
+
+def write_doctor(folder: Path, table: Predictions) -> Path:
+    """The doctor's page of such photos, beside its tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = findings(table)
+    found.save(folder)
+    return doctor.write(folder, found, dataset_of(table))
+
+
+class Reader(html.parser.HTMLParser):
+    """Every tag with its attributes, and the text of the page's data."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.inside, self.data, self.text = [], "", "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.inside = dict(attributes).get("id") or tag
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "data":
+            self.data += data
+        else:
+            self.text += data
+
+
+def read(path):
+    return Reader(path.read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """report.html without a browser: what it says, how large it is, and that no name becomes markup."""
 
 import base64
-import html.parser
 import json
 import re
 import tomllib
@@ -20,32 +19,6 @@ from vgg_flax.settings import ReportSettings
 ROOT = Path(__file__).parents[1]
 
 
-class Reader(html.parser.HTMLParser):
-    """Every tag with its attributes, and the text of the page's data."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.inside, self.data, self.text = [], "", "", ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.inside = dict(attributes).get("id") or tag
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-    def handle_data(self, data):
-        if self.inside == "data":
-            self.data += data
-        else:
-            self.text += data
-
-
-def read(path):
-    return Reader(path.read_text(encoding="utf-8"))
-
-
 @pytest.fixture
 def written(tmp_path, small_spec, preprocessing):
     table = pages.predictions()
@@ -54,7 +27,7 @@ def written(tmp_path, small_spec, preprocessing):
 
 
 def test_names_never_become_markup(written):
-    found = read(written)
+    found = pages.read(written)
     for tag, attributes in found.tags:
         assert tag in {"script", "img"} or "src" not in attributes
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
@@ -68,13 +41,13 @@ def test_names_never_become_markup(written):
 def test_the_page_asks_for_nothing_and_runs_only_its_own_script(written):
     text = written.read_text(encoding="utf-8")
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(https?:|//)", text)
-    [policy] = [a["content"] for tag, a in read(written).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    [policy] = [a["content"] for tag, a in pages.read(written).tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
 
 
 def test_the_page_says_what_report_json_says(written):
     table = pages.predictions()
-    test, text = pages.report_of(table)["test"], read(written).text.replace(page.SPACE, " ")
+    test, text = pages.report_of(table)["test"], pages.read(written).text.replace(page.SPACE, " ")
     assert f"{test['accuracy']:.1%}".replace("%", " %") in text
     low, high = (f"{value:.1%}".replace("%", " %") for value in test["accuracy_95"])
     assert f"interval {low} to {high}" in text
@@ -93,7 +66,7 @@ def test_each_mistake_has_its_photo_two_heat_maps_and_its_neighbours(written):
     test = table.select("test")
     wrong = int((test.logits.argmax(1) != test.labels).sum())
     assert 0 < wrong <= closely.MISTAKES
-    alts = [attributes["alt"] for tag, attributes in read(written).tags if tag == "img"]
+    alts = [attributes["alt"] for tag, attributes in pages.read(written).tags if tag == "img"]
     heats = [alt for alt in alts if alt.startswith("What speaks for")]
     right = min(closely.LEAST_SURE, len(test) - wrong)
     assert len(heats) == 2 * wrong + right
@@ -102,7 +75,7 @@ def test_each_mistake_has_its_photo_two_heat_maps_and_its_neighbours(written):
 
 def test_without_photos_the_page_says_why_and_has_all_the_figures(tmp_path):
     path = pages.write(tmp_path / "run", pages.predictions(), missing=f"the folder {pages.ATTACK} is gone")
-    found = read(path)
+    found = pages.read(path)
     assert not [tag for tag, _ in found.tags if tag == "img"]
     assert "No pictures: the folder" in found.text and "expected" in found.text
 
@@ -124,7 +97,7 @@ def test_many_photos_lie_on_sheets_beside_the_page(tmp_path, monkeypatch):
     table = pages.predictions(250, splits=("test",))
     photos = pages.photos_of(table)
     path = pages.write(tmp_path / "run", table, photos)
-    data = json.loads(read(path).data)
+    data = json.loads(pages.read(path).data)
     assert data["sheets"] == [f"{page.BESIDE}/sheet_{i}.jpg" for i in (1, 2, 3)] and not data["thumbs"]
     row = {str(name): i for i, name in enumerate(photos.names)}
     for name, *_, place in data["photos"][::37]:
@@ -147,7 +120,7 @@ def test_photos_are_found_by_content_whatever_their_order_or_name(tmp_path):
     np.testing.assert_array_equal(album.images(there), photos.images[there])
     assert album.thumbnail(int(np.setdiff1d(np.arange(20), there)[0])) == ""
     path = pages.write(tmp_path / "run", table, photos.only(order))
-    places = [photo[-1] for photo in json.loads(read(path).data)["photos"]]
+    places = [photo[-1] for photo in json.loads(pages.read(path).data)["photos"]]
     assert -1 in places and sorted(set(places) - {-1}) == [*range(len(places) - places.count(-1))]
 
 

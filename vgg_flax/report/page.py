@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -110,8 +111,8 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def soft(name: str) -> Markup:
-    """A name, escaped, that may be broken after each underscore."""
-    return Markup("_<wbr>").join(map(escape, name.split("_")))
+    """A name, escaped, that may be broken after each underscore and slash."""
+    return Markup("<wbr>").join(map(escape, re.split("(?<=[_/])", name)))
 
 
 def plain(value: Any) -> str:
