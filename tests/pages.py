@@ -36,21 +36,41 @@ def predictions(count: int = 60, classes: int = 3, seed: int = 0, splits: tuple[
     contents = np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)])
     where = np.array([splits[i % len(splits)] for i in range(count)])
     train = np.flatnonzero(where != "test")
-    nearest = np.resize(train[:5], (count, 5)) if len(train) >= 5 else np.full((count, 5), -1)
     files = np.array([f"{ATTACK}/</script><script>alert({i})</script>.jpg" for i in range(count)])
+    known = len(train) >= 5
+    nearest, references = np.resize(np.arange(5), (count, 5)) if known else np.full((count, 5), -1), files[train[:5]]
     familiarity = np.where(np.arange(count) == 1, 0.5, 2.0)
     return Predictions(
-        names, files, contents, where, labels, logits, np.full(count, -1), familiarity, nearest, np.array(False)
+        names,
+        files,
+        contents,
+        where,
+        labels,
+        logits,
+        np.full(count, -1),
+        familiarity,
+        nearest,
+        references,
+        np.array(False),
     )
 
 
 def photos_of(table: Predictions, size: int = 32) -> Photos:
-    """Blobs of colour, one for each row."""
+    """Blobs of colour, one for each row, of which half of the files are narrow pictures; the last file is gone."""
     small = np.random.default_rng(1).integers(0, 256, (len(table), 3, 3, 3), np.uint8)
     images = np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in small])
     names = tuple(map(str, table.names))
     classes = tuple(map(str, table.classes))
-    return Photos("photos", classes, images, table.labels, names, table.contents, table.contents, table.splits)
+
+    def read(name: str) -> bytes:
+        if name == names[-1]:
+            raise BadImage("gone")
+        index = names.index(name)
+        picture = images[index][:, : size if index % 4 < 2 else size // 2]
+        return cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+
+    contents = table.contents
+    return Photos("photos", classes, images, table.labels, names, contents, contents, table.splits, read=read)
 
 
 def random_model(spec: ModelSpec, classes: tuple[str, ...], preprocessing: Preprocessing) -> Bundle:
@@ -78,17 +98,18 @@ def write(folder: Path, table: Predictions, photos: Photos | None = None, bundle
 
 
 def dataset_of(table: Predictions) -> Dataset:
-    """The same blobs as files, every other one upright and every other one wide; the last one can't be read."""
-    images = photos_of(table).images
-
-    def read(index: int) -> bytes:
-        if index == len(table) - 1:
-            raise BadImage("gone")
-        picture = images[index][:, : 32 if index % 2 else 12]
-        return cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
-
-    names, classes = tuple(map(str, table.names)), tuple(map(str, table.classes))
-    return Dataset("photos", classes, names, table.labels, np.full(len(table), ""), read)
+    """The same blobs as a data set."""
+    photos = photos_of(table)
+    read = photos.read
+    assert read is not None
+    return Dataset(
+        "photos",
+        photos.classes,
+        photos.names,
+        table.labels,
+        np.full(len(table), ""),
+        lambda index: read(photos.names[index]),
+    )
 
 
 def findings(table: Predictions) -> Findings:

@@ -21,7 +21,7 @@ def table(contents, labels, answers, classes="abc"):
     labels, count = np.array([classes.index(one) for one in labels], np.int32), len(contents)
     logits = np.eye(len(classes), dtype=np.float32)[[classes.index(one) for one in answers]]
     contents, names = np.array(list(contents)), np.array([f"{one}.jpg" for one in contents])
-    unknown = np.full(count, np.nan), np.full((count, 5), -1)
+    unknown = np.full(count, np.nan), np.full((count, 5), -1), np.array([], str)
     rows = names, contents, np.full(count, "test"), labels, logits, np.full(count, -1), *unknown
     return Predictions(np.array(list(classes)), *rows, np.array(False))
 

@@ -28,7 +28,7 @@ def table(logits=LOGITS, labels=LABELS, classes="ab", splits=None, folds=None, o
     splits = np.full(count, "test") if splits is None else np.asarray(splits)
     folds = np.full(count, -1) if folds is None else np.asarray(folds)
     classes = np.array(list(classes))
-    unknown = np.full(count, np.nan), np.full((count, 5), -1)
+    unknown = np.full(count, np.nan), np.full((count, 5), -1), np.array([], str)
     return Predictions(classes, names, names, splits, labels, logits, folds, *unknown, np.array(own_val))
 
 

@@ -1,6 +1,8 @@
 """report.html without a browser: what it says, how large it is, and that no name becomes markup."""
 
 import base64
+import dataclasses
+import io
 import json
 import re
 import tomllib
@@ -10,10 +12,12 @@ import cv2
 import numpy as np
 import pages
 import pytest
+from PIL import Image
 
 from vgg_flax.commands import report
 from vgg_flax.errors import UserError
 from vgg_flax.report import charts, closely, page, thumbnails
+from vgg_flax.report.album import Album
 from vgg_flax.settings import ReportSettings
 
 ROOT = Path(__file__).parents[1]
@@ -103,8 +107,10 @@ def test_many_photos_lie_on_sheets_beside_the_page(tmp_path, monkeypatch):
     for name, *_, place in data["photos"][::37]:
         sheet = cv2.imread(str(path.parent / data["sheets"][place // 100]), cv2.IMREAD_COLOR_RGB)
         top, left = place % 100 // 10 * thumbnails.SIDE, place % 10 * thumbnails.SIDE
-        found = sheet[top : top + thumbnails.SIDE, left : left + thumbnails.SIDE].astype(int)
-        expected = thumbnails.thumbnail(photos.images[row[name]]).astype(int)
+        width, height = data["shapes"][place]
+        assert (width, height) == ((96, 96) if row[name] % 4 < 2 or row[name] == 249 else (48, 96))
+        found = sheet[top : top + height, left : left + width].astype(int)
+        expected = thumbnails.thumbnail(photos.images[row[name]], (width, height)).astype(int)
         assert np.abs(found - expected).mean() < 12
     pages.write(tmp_path / "run", table)
     assert not (tmp_path / "run" / page.BESIDE).exists(), "sheets of an older page are gone"
@@ -114,7 +120,7 @@ def test_photos_are_found_by_content_whatever_their_order_or_name(tmp_path):
     table = pages.predictions(20)
     photos = pages.photos_of(table)
     order = np.random.default_rng(0).permutation(20)[:15]  # five are gone
-    album = closely.Album(photos.only(order), table)
+    album = Album(photos.only(order), table)
     assert album.has(np.arange(20)).sum() == 15
     there = np.flatnonzero(album.has(np.arange(20)))
     np.testing.assert_array_equal(album.images(there), photos.images[there])
@@ -122,6 +128,19 @@ def test_photos_are_found_by_content_whatever_their_order_or_name(tmp_path):
     path = pages.write(tmp_path / "run", table, photos.only(order))
     places = [photo[-1] for photo in json.loads(pages.read(path).data)["photos"]]
     assert -1 in places and sorted(set(places) - {-1}) == [*range(len(places) - places.count(-1))]
+
+
+@pytest.mark.parametrize(("turn", "shape"), [(1, (48, 96)), (6, (96, 48)), (3, (48, 96)), (8, (96, 48))])
+def test_a_thumbnail_has_the_proportions_of_its_photo(turn, shape):
+    table = pages.predictions(3)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    Image.new("RGB", (60, 30)).save(file, "JPEG", exif=exif)
+    photos = dataclasses.replace(pages.photos_of(table), read=lambda name: file.getvalue())
+    album = Album(photos, table)
+    assert album.small(1).shape == (*shape, 3)
+    assert album.original(1).shape[0] * shape[1] == album.original(1).shape[1] * shape[0]
+    assert Album(dataclasses.replace(photos, read=None), table).small(1).shape == (96, 96, 3), "there is no file"
 
 
 def test_a_picture_lies_warm_where_the_heat_is():

@@ -128,10 +128,19 @@ def test_the_doctors_list_leads_to_each_finding_by_keyboard(written, browser):
     )
 
 
-def test_photos_keep_their_shape(written, browser):
-    browser.open(written["doctor"], 320)
-    kinds = "[...document.images].map(one => getComputedStyle(one).objectFit)"
-    assert set(browser.evaluate(kinds)) == {"contain"}
+@pytest.mark.parametrize("name", ["few", "many", "comparison", "doctor"])
+def test_photos_keep_their_shape(written, browser, name):
+    """As wide and high as they are, or in the middle of a frame that is larger."""
+    for width in WIDTHS:
+        browser.open(written[name], width)
+        squashed = """[...document.images].filter(one => getComputedStyle(one).objectFit !== 'contain' &&
+            Math.abs(one.clientWidth / one.clientHeight - one.naturalWidth / one.naturalHeight) > 0.05).length"""
+        assert browser.evaluate("document.images.length") and browser.evaluate(squashed) == 0
+        if name in ("few", "many"):
+            browser.evaluate("document.querySelector('button[data-truth]').click()")
+            frames = "[...document.querySelectorAll('#opened .thumb')].map(one => [one.clientWidth, one.clientHeight])"
+            found = {tuple(one) for one in browser.evaluate(frames)}
+            assert found == {(48, 96), (96, 96)}
 
 
 def contrast(first, second):

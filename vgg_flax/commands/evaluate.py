@@ -144,9 +144,4 @@ def answers(photos: Photos, predictor: Predictor, check: Callable[[], None]) -> 
         contents = photos.contents[start : start + size]
         parts.append(predictor.answer({name: store.rows(name, contents)[:] for name in predictor.extractor.shapes}))
     logits, averages = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    predictions, judge = Predictions.of(photos, logits), predictor.bundle.judge
-    return (
-        dataclasses.replace(predictions, familiarity=judge.familiarity(averages)[0])
-        if judge.references
-        else predictions
-    )
+    return Predictions.of(photos, logits).compared(predictor.bundle.judge, averages)

@@ -210,7 +210,7 @@ def decoded_photos(
     labels = dataset.labels[kept]
     pairs = _near_pairs(store, contents, _median_side(seen), check)
     groups = find_groups(contents, labels, pairs, [key[kept] for key in dataset.keys])
-    names = tuple(dataset.names[index] for index in kept)
+    names, places = tuple(dataset.names[index] for index in kept), {name: i for i, name in enumerate(dataset.names)}
     left_out = [LeftOut(dataset.names[i], why, dataset.classes[dataset.labels[i]]) for i, why in reasons.items()]
     return Photos(
         source=dataset.source,
@@ -226,7 +226,7 @@ def decoded_photos(
         found=_counted(dataset, groups, reasons, double),
         notes=(*_in_words(groups), *_depths(store, contents)),
         warnings=(*dataset.warnings, *_doubts(dataset.classes, names, groups, double)),
-        read=lambda name: dataset.read(dataset.names.index(name)),
+        read=lambda name: dataset.read(places[name]),
     )
 
 

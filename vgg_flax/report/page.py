@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vgg_flax.data.photos import Photos
 from vgg_flax.files import write_atomic
 from vgg_flax.insight import metrics
 from vgg_flax.report import charts, closely, thumbnails
+from vgg_flax.report.album import Album
 
 NOTHING, SPACE = "\N{EN DASH}", "\N{NARROW NO-BREAK SPACE}"
 NAME, BESIDE = "report.html", "report_files"
@@ -57,7 +59,7 @@ def write(
     Returns:
       The page's path.
     """
-    album = closely.Album(photos, predictions) if photos is not None else None
+    album = Album(photos, predictions) if photos is not None else None
     probabilities = judge.probabilities(predictions.logits)
     verdicts = judge.verdicts(probabilities, predictions.familiarity)
     said = (predictions, probabilities, verdicts)
@@ -130,9 +132,7 @@ def _source(name: str) -> str:
     return resources.files("vgg_flax.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _opened(
-    folder: Path, predictions: Predictions, probabilities: np.ndarray, album: closely.Album | None
-) -> dict[str, Any]:
+def _opened(folder: Path, predictions: Predictions, probabilities: np.ndarray, album: Album | None) -> dict[str, Any]:
     """What the page's script reads: the test photos cell by cell, and their thumbnails or the sheets these are on."""
     test = np.flatnonzero(predictions.splits == "test")
     said, confidence = probabilities[test].argmax(1), probabilities[test].max(1)
@@ -142,9 +142,9 @@ def _opened(
     there = album.has(test[order]) if album else np.zeros(len(order), bool)
     place = np.where(there, np.cumsum(there) - 1, -1)
     shutil.rmtree(folder / BESIDE, ignore_errors=True)
-    thumbs, sheets = [], []
+    thumbs, sheets, shapes = [], [], []
     if album:
-        pictures = (thumbnails.thumbnail(album.images(test[[i]])[0]) for i in order[there])
+        pictures = _noting_shapes((album.small(int(test[i])) for i in order[there]), shapes)
         if there.sum() <= IN_PAGE:
             thumbs = [thumbnails.data_uri(picture) for picture in pictures]
         else:
@@ -158,6 +158,14 @@ def _opened(
         "photos": rows,
         "thumbs": thumbs,
         "sheets": sheets,
+        "shapes": shapes,
         "side": thumbnails.SIDE,
         "across": thumbnails.ACROSS,
     }
+
+
+def _noting_shapes(pictures: Iterable[np.ndarray], shapes: list[list[int]]) -> Iterator[np.ndarray]:
+    """The same pictures; the width and height of each is added to `shapes` as it goes by."""
+    for picture in pictures:
+        shapes.append([picture.shape[1], picture.shape[0]])
+        yield picture

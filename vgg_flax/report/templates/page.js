@@ -18,6 +18,7 @@ function thumbnail(place, name) {
   const frame = element("span", "", "thumb");
   if (place < 0) return frame;
   const image = element("img");
+  [frame.style.width, frame.style.height] = data.shapes[place].map((side) => `${side}px`);
   image.alt = name;
   if (data.thumbs.length) {
     image.src = data.thumbs[place];
