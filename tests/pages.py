@@ -24,6 +24,11 @@ from vgg_flax.report import doctor, page
 
 ATTACK = "<img src=x onerror=alert(1)>"
 JUDGE = Judge(1.3, sure=0.6)
+LOG = [
+    {"epoch": 1, "train_loss": 4.0, "train_accuracy": 0.5, "val_loss": 3.0, "val_accuracy": 0.6},
+    {"epoch": 2, "train_loss": 2.0, "train_accuracy": 0.75, "val_loss": 2.0, "val_accuracy": 0.7},
+    {"epoch": 3, "train_loss": 1.0, "train_accuracy": 1.0, "val_loss": 2.5, "val_accuracy": 0.7},
+]
 
 
 def predictions(count: int = 60, classes: int = 3, seed: int = 0, splits: tuple[str, ...] = ("train", "test")):
@@ -83,7 +88,13 @@ def random_model(spec: ModelSpec, classes: tuple[str, ...], preprocessing: Prepr
 def report_of(table: Predictions) -> dict:
     """What report.json would say."""
     robust = {"accuracy": 0.8, "by_change": {"dark": 0.9, ATTACK: 0.7}}
-    more = {"data": f"{ATTACK}/photos", "image_size": 32, "warnings": [f"beware of {ATTACK}"], "robust": robust}
+    more = {
+        "data": f"{ATTACK}/photos",
+        "image_size": 32,
+        "best_epoch": 2,
+        "warnings": [f"beware of {ATTACK}"],
+        "robust": robust,
+    }
     wrong = {"file": str(table.names[3]), "label": ATTACK, "suggested": "class 2", "probability": 0.9}
     counts = {"wrong_labels": 1, "near_copy_groups": 2, "outliers": 1}
     doctor = {**counts, "first_wrong_labels": [wrong], "first_outliers": [str(table.names[5]), "no such file"]}
@@ -94,7 +105,7 @@ def write(folder: Path, table: Predictions, photos: Photos | None = None, bundle
     """The page of such a run."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"settings": {"model": "vgg16", "data": ATTACK}, "python": "3.11", "versions": {"jax": "0.10"}}
-    return page.write(folder, report_of(table), config, table, JUDGE, photos, bundle, **more)
+    return page.write(folder, report_of(table), config, table, JUDGE, photos, bundle, log=LOG, **more)
 
 
 def dataset_of(table: Predictions) -> Dataset:

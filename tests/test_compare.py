@@ -14,6 +14,7 @@ from vgg_flax.errors import UserError
 from vgg_flax.insight import compare
 from vgg_flax.insight.coverage import coverage_curve
 from vgg_flax.settings import ReportSettings
+from vgg_flax.training import runs as run_folders
 
 
 def table(contents, labels, answers, classes="abc"):
@@ -83,6 +84,8 @@ def leave(folder, predictions, **settings):
     folder.mkdir()
     predictions.save(folder / "predictions.npz")
     (folder / "report.json").write_text(json.dumps(pages.report_of(predictions)))
+    row = "1,0.5,0.9,0.6,0.8,1,100,1"
+    (folder / "metrics.csv").write_text(f"{','.join(run_folders.COLUMNS)}\n{row}\n2{row[1:]}\n")
     settings = {"data": "gone/", "head": "auto", **settings}
     (folder / "config.yaml").write_text(json.dumps({"settings": settings, "python": "3", "versions": {}}))
     return str(folder)
@@ -109,6 +112,7 @@ def test_a_run_whose_photos_are_gone_gets_a_page_that_says_so(tmp_path, capsys):
     report.main(ReportSettings([folder]))
     printed = capsys.readouterr()
     assert "no pictures on the page: --data gone" in printed.err and "no heat maps on the page" in printed.err
+    assert "Epoch 2 was kept" in (tmp_path / "a" / "report.html").read_text()
     page = tmp_path / "a" / "report.html"
     assert "No pictures: --data gone" in page.read_text()
     page.write_text("with pictures")
@@ -126,6 +130,13 @@ def test_no_comparison_replaces_another_file(tmp_path, monkeypatch):
     (tmp_path / "comparison.html").write_text("my own notes")
     report.main(ReportSettings(runs))
     assert (tmp_path / "comparison.html").read_text() == "my own notes" and (tmp_path / "comparison2.html").exists()
+
+
+def test_a_damaged_log_is_one_clear_line(tmp_path):
+    folder = leave(tmp_path / "a", pages.predictions(40))
+    (tmp_path / "a" / "metrics.csv").write_text("epoch\nx\n")
+    with pytest.raises(UserError, match="holds no report that can be read"):
+        report.main(ReportSettings([folder]))
 
 
 @pytest.mark.parametrize(("config", "message"), [("", "holds no report"), ("a: [", "restore it"), ("[1]", "holds no")])

@@ -161,6 +161,38 @@ def test_many_classes_are_a_list_of_pairs():
     assert len(charts.confusion(["a", "b"], np.eye(2, dtype=int))["rows"]) == 2
 
 
+def test_curves_by_hand():
+    loss, accuracy = charts.curves(pages.LOG, 2)
+    assert loss["train"] == "0.00,0.00 50.00,50.00 100.00,75.00" and loss["val"].split()[2] == "100.00,37.50"
+    assert (loss["x"], loss["y"], loss["kept_train"], loss["kept_val"]) == (50, 50, 2.0, 2.0)
+    assert [text for _, text in loss["ticks"]] == ["0", "1", "2", "3", "4"]
+    assert accuracy["train"] == "0.00,100.00 50.00,50.00 100.00,0.00" and accuracy["val"].startswith("0.00,80.00 ")
+    assert [text for _, text in accuracy["ticks"]] == ["50", "75", "100"]
+    assert (loss["first"], loss["kept"], loss["last"]) == (1, 2, 3)
+
+
+def test_curves_of_one_row_of_many_and_of_numbers_that_are_none():
+    assert charts.curves([], 0) == charts.curves(pages.LOG, 0) == charts.curves(pages.LOG, 4) == []
+    [loss, _] = charts.curves(pages.LOG[:1], 1)
+    assert loss["val"] == "50.00,25.00"
+    many = [row | {"epoch": i + 1} for i, row in enumerate(pages.LOG * 200)]
+    many[7] = many[7] | {"train_loss": float("nan"), "val_loss": float("inf")}
+    loss, accuracy = charts.curves(many, 600)
+    assert len(accuracy["val"].split()) == charts.POINTS and "nan" not in loss["train"] + loss["val"]
+    assert loss["val"].startswith("0.00,") and loss["val"].split()[-1].startswith("100.00,")
+    [small, _] = charts.curves([pages.LOG[0] | {"train_loss": 0.0, "val_loss": 0.0}], 1)
+    assert np.isfinite(small["y"]) and small["ticks"][0] == (100.0, "0")
+
+
+def test_learning_is_on_the_page_of_a_run_only(written, tmp_path):
+    found = pages.read(written)
+    assert "Epoch 2 was kept, where the circle is: 2.0000 and 2.0000." in " ".join(found.text.split())
+    assert {"href": "metrics.csv"} in [attributes for tag, attributes in found.tags if tag == "a"]
+    table = pages.predictions()
+    path = page.write(tmp_path, pages.report_of(table), {}, table, pages.JUDGE, None, None)
+    assert "How it learned" not in pages.read(path).text
+
+
 @pytest.mark.parametrize(
     ("missing", "message"), [("report.json", "is missing"), ("predictions.npz", "no predictions"), (None, "lacks")]
 )

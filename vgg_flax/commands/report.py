@@ -30,13 +30,14 @@ class Finished:
 
     Attributes:
       report: report.json. `config`: config.yaml; of an evaluation nothing.
-      predictions: predictions.npz.
+      predictions: predictions.npz. `log`: rows of metrics.csv; of an evaluation none.
     """
 
     folder: Path
     report: dict[str, Any]
     config: dict[str, Any]
     predictions: Predictions
+    log: list[dict[str, float]]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,11 +63,13 @@ def free_name(folder: Path) -> Path:
 def read(folder: Path) -> Finished:
     """What is in a folder. Raises UserError where it holds no finished run, or one that can't be read."""
     from vgg_flax.answers import predictions
+    from vgg_flax.training.runs import read_log
 
     try:
         report = json.loads((folder / "report.json").read_bytes())
         config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else "{}"
-        found = Finished(folder, report, dict(yaml.safe_load(config)), predictions.load(folder / "predictions.npz"))
+        table, log = predictions.load(folder / "predictions.npz"), read_log(folder)
+        found = Finished(folder, report, dict(yaml.safe_load(config)), table, log)
         missing = {"confusion_matrix", "reliability", "judged"} - report["test"].keys()
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing, expected a finished run in {folder}.") from None
@@ -100,7 +103,7 @@ def write_page(run: Finished, data: str | None) -> Path:
     except UserError as error:
         console.say(f"no heat maps on the page: {error}")
     judge = model.judge if model else Judge(**run.report.get("judge", {}))
-    return page.write(run.folder, run.report, run.config, run.predictions, judge, photos, model, missing)
+    return page.write(run.folder, run.report, run.config, run.predictions, judge, photos, model, missing, run.log)
 
 
 def find_photos(run: Finished, data: str | None) -> Photos:

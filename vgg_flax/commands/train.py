@@ -208,7 +208,7 @@ def write_page(
     photos, preprocessing = feed.photos, feed.store.extractor.preprocessing
     model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge)
     config = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
-    page.write(run.folder, told, config, predictions, judge, photos, model)
+    page.write(run.folder, told, config, predictions, judge, photos, model, log=fitted.log)
 
 
 def _device() -> str:

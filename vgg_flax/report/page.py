@@ -9,7 +9,7 @@ import base64
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def write(
     photos: Photos | None,
     bundle: Bundle | None,
     missing: str = "",
+    log: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """Write a run's page, and beside it the sheets of thumbnails where there are many photos.
 
@@ -55,6 +56,7 @@ def write(
       photos: of the run; None where they are gone.
       bundle: for heat maps; None goes without.
       missing: why there are no pictures, in a line.
+      log: rows of metrics.csv; of an evaluation none.
 
     Returns:
       The page's path.
@@ -85,6 +87,8 @@ def write(
         per_class=charts.per_class(report["test"], matrix),
         bins=charts.reliability(report["test"]["reliability"], metrics.BINS),
         coverage=charts.coverage(probabilities[test], labels, report["test"]["judged"], judge.min_precision),
+        curves=charts.curves(log, report.get("best_epoch", 0)),
+        step="iteration" if report.get("chosen") else "epoch",
         mistakes=close[: len(mistakes)],
         unsure=close[len(mistakes) :],
         doctor=closely.doubted(report.get("doctor", {}), predictions, album),
