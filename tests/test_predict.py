@@ -107,6 +107,13 @@ def test_the_table_names_doubts_and_strangers_in_words(saved, photos, capsys):
         assert words in line
 
 
+def test_a_name_of_several_lines_stays_on_one(saved, photos, capsys):
+    (photos / "red" / "000.png").rename(photos / "red" / "0\n\x1b[31m0.png")
+    ask(saved, photos / "red")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11 and lines[1].endswith("red/0\\n\\x1b[31m0.png")
+
+
 def test_features_are_found_again_and_no_cache_leaves_nothing_behind(saved, photos, cache, capsys, monkeypatch):
     ask(saved, photos / "red", no_cache=True, json=True)
     first = capsys.readouterr().out

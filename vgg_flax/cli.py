@@ -14,6 +14,7 @@ import tyro
 from tyro import _errors as mistakes  # its hook is private still, hence the narrow range of versions that is asked for
 
 from vgg_flax.errors import UserError
+from vgg_flax.files import printable
 
 T = TypeVar("T")
 Alias, Positional = tyro.conf.arg, tyro.conf.Positional
@@ -113,7 +114,7 @@ def nearest(typed: str, known: Iterable[str]) -> str:
 
 def fail(error: object) -> NoReturn:
     """Print one line on standard error, in a terminal broken between words, and exit with the error's code, or 2."""
-    line = f"error: {error}"
+    line = f"error: {printable(str(error))}"
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vgg_flax import console
 from vgg_flax.errors import UserError
+from vgg_flax.files import printable
 from vgg_flax.settings import ReportSettings, TrainSettings, from_flat
 
 if TYPE_CHECKING:  # JAX takes seconds to import
@@ -42,7 +43,7 @@ class Finished:
     @property
     def settings(self) -> dict[str, Any]:
         """{option: value} that it was trained with; of an evaluation what was measured on what."""
-        return self.config.get("settings") or {name: self.report.get(name) for name in ("model", "data")}
+        return self.config.get("settings") or {"evaluated": self.report.get("model"), "data": self.report.get("data")}
 
 
 def main(settings: ReportSettings) -> None:
@@ -164,14 +165,15 @@ def compare(runs: list[Finished], path: Path, data: str | None) -> None:
     ]
     _show(f"{console.counted(len(shared.differ), 'photo')} with other labels", ["truth", *names], rows)
     console.show_line(f"{console.counted(len(shared.names), 'test photo is', 'test photos are')} the same in all runs")
-    for pair in comparing.pairs(shared):
-        console.show_line(comparing.in_words(pair, names))
+    for sentence in comparing.all_in_words(comparing.pairs(shared), names):
+        console.show_line(sentence)
     console.show_line(f"written: {path}")
 
 
 def _show(title: str, columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
     if rows:
-        table = Table(title, *(Column(Text(name), justify="right") for name in columns), box=box.SIMPLE_HEAD)
-        for name, cells in rows:
-            table.add_row(Text(name), *map(Text, cells))
+        heads = [Column(Text(printable(name)), justify="right") for name in columns]
+        table = Table(title, *heads, box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in (row[0], *row[1])))
         console.results.print(table, soft_wrap=False)

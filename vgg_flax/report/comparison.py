@@ -61,7 +61,7 @@ def write(
         shared=len(shared.names),
         contested=shared.contested,
         accuracies=shared.right.mean(0).tolist() if len(shared.names) else [],
-        sentences=[compare.in_words(pair, names) for pair in compare.pairs(shared)],
+        sentences=compare.all_in_words(compare.pairs(shared), names),
         differ=len(differ),
         photos=rows,
         missing=missing,
