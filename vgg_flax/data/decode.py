@@ -135,7 +135,8 @@ def upright_size(data: bytes) -> tuple[int, int] | None:
     size = orientation.size(data)
     if size is None:
         return heif.size(data) if heif.is_heif(data) else None
-    return size[::-1] if orientation.read(data) >= 5 else size  # EXIF's last four lay it on its side
+    width, height = size
+    return (height, width) if orientation.read(data) >= 5 else size  # EXIF's last four lay it on its side
 
 
 def short_side(data: bytes) -> int | None:

@@ -96,11 +96,13 @@ def pairs(shared: Shared) -> list[Pair]:
     """
     from scipy.stats import binomtest  # slow to import
 
-    right, counts = shared.right, []
+    right, found = shared.right, []
     for i, j in itertools.combinations(range(right.shape[1]) if len(right) else (), 2):
-        counts.append((i, j, int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())))
-    ps = [float(binomtest(one, one + other).pvalue) if one + other else 1.0 for _, _, one, other in counts]
-    return [Pair(*count, p, corrected) for count, p, corrected in zip(counts, ps, holm(ps), strict=True)]
+        one, other = int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())
+        p = float(binomtest(one, one + other).pvalue) if one + other else 1.0
+        found.append(Pair(i, j, one, other, p, p))
+    corrected = holm([pair.p for pair in found])
+    return [dataclasses.replace(pair, corrected=p) for pair, p in zip(found, corrected, strict=True)]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
