@@ -58,6 +58,13 @@ def test_nothing_found_is_said(tmp_path):
     assert "Nothing wrong was found in 60 photos" in pages.read(path).text
 
 
+def test_names_that_are_no_text_are_shown_as_far_as_they_are(tmp_path):
+    table = pages.predictions()
+    table.names[0] = "odd\udcff.jpg"
+    found = pages.read(pages.write_doctor(tmp_path, table))
+    assert "odd\N{REPLACEMENT CHARACTER}.jpg" in found.text and (tmp_path / "wrong_labels.csv").is_file()
+
+
 def test_a_page_is_left_by_the_verb_with_every_table_that_it_names(tmp_path, cache):
     from test_doctor import look, write_scenes
 
