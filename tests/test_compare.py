@@ -141,6 +141,14 @@ def test_the_screen_and_the_page_compare_runs(tmp_path, capsys, monkeypatch):
     assert "<img src=x" not in text and "&lt;img src=x" in text and "is hardly chance" in text
 
 
+def test_runs_are_told_apart_on_a_narrow_screen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    some = pages.predictions(40, splits=("test",))
+    report.main(ReportSettings([leave(tmp_path / name, some) for name in ("first", "second")]))
+    head = capsys.readouterr().out.splitlines()[1]
+    assert "first" in head and "second" in head
+
+
 def test_a_run_beside_an_evaluation_has_only_what_both_can_have(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     some = pages.predictions(40, splits=("test",))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.data.photos import Photos
 
+NAME_WIDTH = 18  # columns of a run's name
 SHOWN = 20  # photos on which runs differ, on the screen
 
 
@@ -172,7 +173,8 @@ def compare(runs: list[Finished], path: Path, data: str | None) -> None:
 
 def _show(title: str, columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
     if rows:
-        heads = [Column(Text(printable(name)), justify="right") for name in columns]
+        names = console.kept_apart([printable(name) for name in columns], NAME_WIDTH)
+        heads = [Column(Text(name), justify="right") for name in names]
         table = Table(title, *heads, box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in (row[0], *row[1])))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vgg_flax.answers.predictions import Predictions
+from vgg_flax.console import counted
 
 METRICS = {
     "accuracy": "accuracy",
@@ -140,8 +141,8 @@ def in_words(pair: Pair, names: Sequence[str]) -> str:
         return f"{first} and {second} are right on the same photos."
     how = "can be chance" if pair.corrected > 0.05 else "is hardly chance"
     return (
-        f"{first} alone is right on {pair.only_first} photos, {second} alone on {pair.only_second}: that {how} "
-        f"(McNemar's exact test, p = {pair.corrected:.2g})."
+        f"{first} alone is right on {counted(pair.only_first, 'photo')}, {second} alone on {pair.only_second}: "
+        f"that {how} (McNemar's exact test, p = {pair.corrected:.2g})."
     )
 
 
