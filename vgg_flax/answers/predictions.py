@@ -119,6 +119,10 @@ def load(path: Path) -> Predictions:
     """Read predictions.npz. Raises UserError when there is none, or it is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return Predictions(*(arrays[name] for name in ARRAYS))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            table = Predictions(*(arrays[name] for name in ARRAYS))
+        lengths = {len(getattr(table, name)) for name in ROWS}
+        if len(lengths) > 1 or table.nearest.max(initial=-1) >= len(table.references):
+            raise ValueError("its arrays do not fit each other")
+        return table
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no predictions ({error}), expected what a finished run leaves there.") from None
