@@ -141,6 +141,10 @@ def test_a_thumbnail_has_the_proportions_of_its_photo(turn, shape):
     assert album.small(1).shape == (*shape, 3)
     assert album.original(1).shape[0] * shape[1] == album.original(1).shape[1] * shape[0]
     assert Album(dataclasses.replace(photos, read=None), table).small(1).shape == (96, 96, 3), "there is no file"
+    for region, proportions in (("center", 1), ("0,0,1,0.5", 2 * shape[1] / shape[0])):
+        part = Album(dataclasses.replace(photos, region=region), table)
+        for picture in (part.small(1), part.original(1)):
+            assert picture.shape[1] / picture.shape[0] == proportions, "of what the model sees"
 
 
 def test_a_picture_lies_warm_where_the_heat_is():

@@ -21,6 +21,7 @@ from vgg_flax.settings import ReportSettings, TrainSettings, from_flat
 if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.data.photos import Photos
+    from vgg_flax.network.spec import Preprocessing
 
 NAME_WIDTH = 18  # columns of a run's name
 SHOWN = 20  # photos on which runs differ, on the screen
@@ -115,13 +116,12 @@ def find_photos(run: Finished, data: str | None) -> Photos:
     from vgg_flax.data import open_dataset
     from vgg_flax.data.photos import decoded_photos
     from vgg_flax.data.reading import look_at
-    from vgg_flax.network.spec import Preprocessing
 
     settings = from_flat(TrainSettings, run.config["settings"]) if run.config else TrainSettings()
     source = data or (settings.data if run.config else run.report["data"])
     dataset = open_dataset(source, label=settings.label)
     with console.without_noise():
-        photos = decoded_photos(dataset, look_at(dataset, nothing), Preprocessing(size_of(run), region=settings.region))
+        photos = decoded_photos(dataset, look_at(dataset, nothing), seen_by(run, settings.region))
     gone = int((~np.isin(run.predictions.contents, photos.contents)).sum())
     if gone == len(run.predictions):
         raise UserError(f"none of the photos in {source} is one of {run.folder}'s: name the right ones with --data.")
@@ -134,11 +134,13 @@ def nothing() -> None:
     """Ctrl-C ends this command at once: nothing is half written."""
 
 
-def size_of(run: Finished) -> int:
-    """Side of the network's input in pixels."""
+def seen_by(run: Finished, region: str) -> Preprocessing:
+    """How the network saw the photos: their size and region. region: of a run; an evaluation's is its model's."""
     from vgg_flax.answers import bundle
+    from vgg_flax.network.spec import Preprocessing
 
-    return run.report.get("image_size") or bundle.load(Path(run.report["model"])).spec.image_size
+    size = run.report.get("image_size")
+    return Preprocessing(size, region=region) if size else bundle.load(Path(run.report["model"])).preprocessing
 
 
 def compare(runs: list[Finished], path: Path, data: str | None) -> None:

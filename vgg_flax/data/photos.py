@@ -48,6 +48,7 @@ class Photos:
       notes: what was found, a line each.
       warnings: what may make the results untrue, a line each.
       read: name -> the encoded bytes of that picture. Raises BadImage.
+      region: the part of each picture that `images` show, see `Preprocessing`.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Photos:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     read: Callable[[str], bytes] | None = None
+    region: str = "full"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -227,6 +229,7 @@ def decoded_photos(
         notes=(*_in_words(groups), *_depths(store, contents)),
         warnings=(*dataset.warnings, *_doubts(dataset.classes, names, groups, double)),
         read=lambda name: dataset.read(places[name]),
+        region=how.region,
     )
 
 

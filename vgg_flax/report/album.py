@@ -15,6 +15,7 @@ from vgg_flax.data import decode, open_dataset
 from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.photos import Photos
 from vgg_flax.errors import BadImage, UserError
+from vgg_flax.network.preprocess import region_of
 from vgg_flax.report import original, thumbnails
 
 
@@ -40,20 +41,21 @@ class Album:
         return self._photos.images[self._rows[rows]]
 
     def small(self, row: int) -> np.ndarray:
-        """What the network sees, as a thumbnail in the proportions of the photo: uint8 RGB `[h, w, 3]`."""
+        """What the network sees, as a thumbnail in the proportions of the file: uint8 RGB `[h, w, 3]`."""
         image, name = self.images(np.array([row]))[0], self._photos.names[self._rows[row]]
-        size = None
+        shape = (1, 1)
         if self._photos.read is not None:
             with contextlib.suppress(BadImage):  # it has gone meanwhile
-                size = decode.upright_size(self._photos.read(name))
-        return thumbnails.thumbnail(image, size or image.shape[1::-1])
+                width, height = decode.upright_size(self._photos.read(name)) or shape
+                shape = region_of(self._photos.region, height, width)[2:]
+        return thumbnails.thumbnail(image, shape)
 
     def thumbnail(self, row: int) -> str:
         """The same as a `data:` URI; empty where the photo is gone."""
         return thumbnails.data_uri(self.small(row)) if self.has(np.array([row]))[0] else ""
 
     def original(self, row: int) -> np.ndarray:
-        """As people know it, uint8 RGB `[h, w, 3]`, or else as `images`."""
+        """What the model sees of it, as people know it: uint8 RGB `[h, w, 3]`; or else as `images`."""
         return original(self._photos, int(self._rows[row]))
 
 

@@ -64,12 +64,10 @@ def write(
     album = Album(photos, predictions) if photos is not None else None
     probabilities = judge.probabilities(predictions.logits)
     verdicts = judge.verdicts(probabilities, predictions.familiarity)
-    said = (predictions, probabilities, verdicts)
     mistakes, unsure = closely.choose(predictions, probabilities)
-    close = closely.look(np.concatenate([mistakes, unsure]), *said, album, bundle)
-    test = np.flatnonzero(predictions.splits == "test")
-    labels = predictions.labels[test]
-    matrix = np.array(report["test"]["confusion_matrix"], np.int64)
+    close = closely.look(np.concatenate([mistakes, unsure]), predictions, probabilities, verdicts, album, bundle)
+    test, figures = predictions.splits == "test", report["test"]
+    matrix = np.array(figures["confusion_matrix"], np.int64)
     classes = [str(name) for name in predictions.classes]
     text = render(
         "page.html.jinja",
@@ -82,11 +80,11 @@ def write(
         classes=classes,
         counts={split: int((predictions.splits == split).sum()) for split in ("train", "val", "test")},
         missing=missing,
-        wrong=report["test"]["count"] - int(np.trace(matrix)),
+        wrong=figures["count"] - int(np.trace(matrix)),
         confusion=charts.confusion(classes, matrix),
-        per_class=charts.per_class(report["test"], matrix),
-        bins=charts.reliability(report["test"]["reliability"], metrics.BINS),
-        coverage=charts.coverage(probabilities[test], labels, report["test"]["judged"], judge.min_precision),
+        per_class=charts.per_class(figures, matrix),
+        bins=charts.reliability(figures["reliability"], metrics.BINS),
+        coverage=charts.coverage(probabilities[test], predictions.labels[test], figures["judged"], judge.min_precision),
         curves=charts.curves(log, report.get("best_epoch", 0)),
         step="iteration" if report.get("chosen") else "epoch",
         mistakes=close[: len(mistakes)],
