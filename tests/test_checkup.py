@@ -20,7 +20,8 @@ def answers(photos, wrong=(), folds=True):
     return Predictions(
         np.array(photos.classes), np.array(photos.names), photos.contents, photos.splits, photos.labels,
         8 * np.eye(3, dtype=np.float32)[guess], np.where(trained & folds, 0, -1),
-        np.append(np.linspace(2, 3, len(photos) - 1), 0.1), np.full((len(photos), 5), -1), np.array(False),
+        np.append(np.linspace(2, 3, len(photos) - 1), 0.1), np.full((len(photos), 5), -1),
+        np.array([], str), np.array(False),
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def trained(matrix, classes=("ant", "bee", "cat"), data="/home/jo/insects", chos
     called = np.concatenate([np.repeat(np.arange(len(classes)), row) for row in matrix])
     logits, names = 3.0 * np.eye(len(classes), dtype="f4")[called], labels.astype(str)
     folds, splits = np.full(len(labels), -1), np.full(len(labels), "test")
-    unknown = np.full(len(labels), np.nan), np.full((len(labels), 5), -1)
+    unknown = np.full(len(labels), np.nan), np.full((len(labels), 5), -1), np.array([], str)
     seen = Predictions(np.array(classes), names, names, splits, labels, logits, folds, *unknown, np.array(False))
     metrics = evaluate(seen, Judge(1.7))
     record = {"data": data, "weights": "ImageNet, Keras's file", "random_weights": False, "best_epoch": 3}

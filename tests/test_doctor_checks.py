@@ -204,3 +204,4 @@ def test_what_is_urgent_comes_first_and_then_what_concerns_most():
     assert json.loads(json.dumps(found.record()))["findings"][0]["kind"] == "bad"
     assert found.get("many") is order[1] and found.get("none") is None
     assert "Nothing wrong" in in_words(Findings("x", summary, {}, ()))[-1]
+    assert in_words(Findings("a\nb", summary, {}, ()))[0].startswith("a\\nb: 100 photos")

@@ -6,11 +6,13 @@ import json
 import shutil
 
 import numpy as np
+import pages
 import pytest
 from conftest import write_photos
 
 from vgg_flax.answers import bundle
 from vgg_flax.answers import predictions as tables
+from vgg_flax.answers.judge import with_references
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.commands import evaluate
 from vgg_flax.errors import UserError
@@ -55,7 +57,7 @@ def test_photos_that_the_model_has_learned_from_are_left_out_and_counted(saved, 
     seen = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in some)
     judge = dataclasses.replace(saved.judge, seen=seen)
     averages = np.random.default_rng(0).random((12, 8), np.float32)
-    judge = evaluate_references(judge, averages)
+    judge = with_references(judge, averages, np.zeros(12, int), [str(i) for i in range(12)])
     bundle.save(dataclasses.replace(saved, judge=judge), tmp_path / "run" / "model")
     report = json.loads((measure() / "report.json").read_text())
     assert report["test"]["count"] == 18 and report["photos"]["left_out_as_seen"] == 12
@@ -66,10 +68,30 @@ def test_photos_that_the_model_has_learned_from_are_left_out_and_counted(saved, 
         measure()
 
 
-def evaluate_references(judge, averages):
-    from vgg_flax.answers.judge import with_references
+def test_mistakes_stand_beside_the_training_photos_that_are_like_them(saved, photos, tmp_path):
+    trained = write_photos(tmp_path / "trained", {"blue": 4, "green": 4, "red": 4}, seed=5)
+    files = [path.rename(path.with_name(f"old{path.name}")) for path in sorted(trained.glob("*/*.png"))]
+    names = [path.relative_to(trained).as_posix() for path in files]
+    seen = b"".join(hashlib.sha256((trained / name).read_bytes()).digest() for name in names)
+    averages = np.random.default_rng(0).random((12, 8), np.float32)
+    judge = with_references(dataclasses.replace(saved.judge, seen=seen), averages, np.zeros(12, int), names)
+    training = {"data": "trained", "settings": {"label": None}}
+    bundle.save(dataclasses.replace(saved, judge=judge, training=training), tmp_path / "run" / "model")
 
-    return with_references(judge, averages, np.zeros(12, int), [str(i) for i in range(12)])
+    def neighbours(folder):
+        found = pages.read(folder / "report.html")
+        return {a["title"] for tag, a in found.tags if tag == "img" and "title" in a}, found.text
+
+    pictures, text = neighbours(folder := measure())
+    assert pictures and pictures <= set(names) and not any(name in text for name in names)
+    table = tables.load(folder / "predictions.npz")
+    assert table.references.tolist() == names and table.nearest.min() >= 0
+    (trained / names[0]).write_bytes((photos / "red" / "000.png").read_bytes())
+    assert names[0] in pictures
+    assert neighbours(measure())[0] == pictures - {names[0]}, "another photo of that name is not shown"
+    shutil.rmtree(trained)
+    pictures, text = neighbours(measure())
+    assert not pictures and any(name in text for name in names)
 
 
 def test_classes_are_matched_by_name_whatever_their_order(saved, photos):

@@ -168,7 +168,7 @@ def test_a_photo_in_two_class_folders_never_straddles_the_split(tmp_path, cache)
     place = dict(zip(photos.names, photos.splits, strict=True))
     assert all(place[f"a/{i:03}.png"] == place[f"b/again{i}.jpg"] for i in range(12))
     [warning] = photos.warnings
-    assert "12 pairs of near-copies have two labels" in warning and "'a/000.png' and 'b/again0.jpg'" in warning
+    assert "12 pairs of near-copies with two labels" in warning and "'a/000.png' and 'b/again0.jpg'" in warning
 
 
 def test_own_test_photos_that_are_also_in_train_leave_the_training(tmp_path, cache):
@@ -187,7 +187,7 @@ def test_own_test_photos_that_are_also_in_train_leave_the_training(tmp_path, cac
         "val/a/both.png": "the same bytes as 'test/a/003.png' of test",
     }
     assert photos.found["left_out_for_overlap"] == {"train with test": 2, "train with val": 1, "val with test": 1}
-    assert "2 photos of train also lie in test or have a near-copy there: left out of train" in photos.warnings
+    assert "2 photos of train also in test, or with a near-copy there: left out of train" in photos.warnings
     counts = {split: len(photos.rows(split)) for split in ("train", "val", "test")}
     assert counts == {"train": 16, "val": 16, "test": 16}
     groups = [set(photos.groups[photos.rows(split)]) for split in counts]
@@ -230,7 +230,15 @@ def test_group_folder_keeps_patients_together_also_across_classes(tmp_path, cach
     loose = load_photos(tmp_path / "d")
     assert any(len(set(loose.splits[patient == one])) > 1 for one in np.unique(patient))
     notes = open_dataset(str(tmp_path / "d"), group="folder").notes
-    assert "--group folder: 20 groups of 80 photos; 1 photos without a group stand alone" in notes
+    assert "--group folder: 20 groups of 80 photos; 1 photo without a group stands alone" in notes
+
+
+def test_one_group_is_not_groups(tmp_path):
+    write_photos(tmp_path / "d", {"a": 1, "b": 2})
+    (tmp_path / "d" / "a" / "scene").mkdir()
+    (tmp_path / "d" / "a" / "000.png").rename(tmp_path / "d" / "a" / "scene" / "000.png")
+    [note] = open_dataset(str(tmp_path / "d"), group="folder").notes
+    assert note == "--group folder: 1 group of 1 photo; 2 photos without a group stand alone"
 
 
 def test_group_by_a_pattern_of_the_path(tmp_path, cache):

@@ -1,5 +1,6 @@
 """The figures of the report, against numbers worked out by hand; and the table that they are read from."""
 
+import dataclasses
 import json
 import math
 
@@ -28,7 +29,7 @@ def table(logits=LOGITS, labels=LABELS, classes="ab", splits=None, folds=None, o
     splits = np.full(count, "test") if splits is None else np.asarray(splits)
     folds = np.full(count, -1) if folds is None else np.asarray(folds)
     classes = np.array(list(classes))
-    unknown = np.full(count, np.nan), np.full((count, 5), -1)
+    unknown = np.full(count, np.nan), np.full((count, 5), -1), np.array([], str)
     return Predictions(classes, names, names, splits, labels, logits, folds, *unknown, np.array(own_val))
 
 
@@ -129,6 +130,13 @@ def test_damaged_predictions_are_one_clear_line(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match="holds no predictions"):
         tables.load(path)
+
+
+@pytest.mark.parametrize("changed", [{"nearest": np.full((10, 5), 3)}, {"names": np.array(["a"])}])
+def test_predictions_whose_arrays_do_not_fit_each_other_are_refused(tmp_path, changed):
+    dataclasses.replace(table(splits=["train", "val"] * 5), **changed).save(tmp_path / "predictions.npz")
+    with pytest.raises(UserError, match="its arrays do not fit each other"):
+        tables.load(tmp_path / "predictions.npz")
 
 
 def doubts(some):

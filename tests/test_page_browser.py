@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import urllib.parse
 from pathlib import Path
 
 import chromium
@@ -20,7 +21,7 @@ WIDTHS = (320, 1280)
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Three pages: with pictures in them, with sheets beside it, and a comparison."""
+    """Four pages: with pictures in them, with sheets beside it, a comparison, and the doctor's."""
     folder, table = tmp_path_factory.mktemp("pages"), pages.predictions(90)
     photos = pages.photos_of(table)
     few = pages.write(folder / "few", table, photos)
@@ -33,7 +34,8 @@ def written(tmp_path_factory):
     names = [pages.ATTACK, "runs/b"]
     sides = [one.select("test") for one in (table, other)]
     comparison.write(folder / "comparison.html", names, tests, [{"head": "a"}, {"head": None}], sides, photos)
-    return {"few": few, "many": many, "comparison": folder / "comparison.html"}
+    found = pages.write_doctor(folder / "doctor", table)
+    return {"few": few, "many": many, "comparison": folder / "comparison.html", "doctor": found}
 
 
 def _photos(count, classes):
@@ -56,7 +58,7 @@ def quiet(browser):
     assert all(url.startswith("file:") for url in browser.requests())
 
 
-@pytest.mark.parametrize("name", ["few", "many", "comparison"])
+@pytest.mark.parametrize("name", ["few", "many", "comparison", "doctor"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_page_fits_its_window_and_asks_for_no_other_file(written, browser, name, width):
     for dark in (False, True):
@@ -112,6 +114,35 @@ def test_more_than_a_screenful_comes_on_request(written, browser):
     assert browser.evaluate("document.activeElement === document.querySelectorAll('#opened-photos li')[60]")
 
 
+def test_the_doctors_list_leads_to_each_finding_by_keyboard(written, browser):
+    browser.open(written["doctor"])
+    for kind in ("leaks", "across_splits"):
+        browser.press("Tab", 9)
+        assert browser.evaluate("document.activeElement.hash") == f"#{kind}"
+    browser.press("Enter", 13, "\r")
+    there = "document.getElementById('across_splits').getBoundingClientRect().top"
+    assert browser.evaluate(f"Math.abs({there}) < 5 || scrollY + innerHeight >= document.body.scrollHeight - 5")
+    links = browser.evaluate("[...document.querySelectorAll('a:not([href^=\"#\"])')].map(one => one.href)")
+    assert len(links) == 12 and all(
+        Path(urllib.parse.unquote(urllib.parse.urlsplit(one).path)).is_file() for one in links
+    )
+
+
+@pytest.mark.parametrize("name", ["few", "many", "comparison", "doctor"])
+def test_photos_keep_their_shape(written, browser, name):
+    """As wide and high as they are, or in the middle of a frame that is larger."""
+    for width in WIDTHS:
+        browser.open(written[name], width)
+        squashed = """[...document.images].filter(one => getComputedStyle(one).objectFit !== 'contain' &&
+            Math.abs(one.clientWidth / one.clientHeight - one.naturalWidth / one.naturalHeight) > 0.05).length"""
+        assert browser.evaluate("document.images.length") and browser.evaluate(squashed) == 0
+        if name in ("few", "many"):
+            browser.evaluate("document.querySelector('button[data-truth]').click()")
+            frames = "[...document.querySelectorAll('#opened .thumb')].map(one => [one.clientWidth, one.clientHeight])"
+            found = {tuple(one) for one in browser.evaluate(frames)}
+            assert found == {(48, 96), (96, 96)}
+
+
 def contrast(first, second):
     """WCAG 2's contrast of two colours `rgb(r, g, b)`."""
 
@@ -137,7 +168,7 @@ def test_text_stands_out_and_the_scheme_of_the_person_is_kept(written, browser, 
         assert contrast(colour, behind) >= 4.5, selector
 
 
-@pytest.mark.parametrize("name", ["few", "comparison"])
+@pytest.mark.parametrize("name", ["few", "comparison", "doctor"])
 def test_a_page_prints_on_a4(written, browser, name, tmp_path):
     browser.open(written[name])
     browser.print(tmp_path / "page.pdf")
@@ -147,13 +178,13 @@ def test_a_page_prints_on_a4(written, browser, name, tmp_path):
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="VGG_FLAX_TEST_AXE names no axe.min.js")
-@pytest.mark.parametrize("name", ["few", "many", "comparison"])
+@pytest.mark.parametrize("name", ["few", "many", "comparison", "doctor"])
 def test_axe_finds_nothing_serious(written, browser, name):
     for width in WIDTHS:
         for dark in (False, True):
             browser.open(written[name], width, dark=dark)
             browser.evaluate(f"{AXE.read_text(encoding='utf-8')};0")
-            for opened in (False, name != "comparison"):
+            for opened in (False, name in ("few", "many")):
                 if opened:
                     browser.evaluate("document.querySelector('button[data-truth]').click()")
                 found = json.loads(browser.evaluate("axe.run().then(all => JSON.stringify(all.violations))"))

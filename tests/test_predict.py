@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import threading
 import zipfile
 
 import cv2
@@ -18,7 +19,7 @@ from vgg_flax.commands import predict
 from vgg_flax.data import named
 from vgg_flax.errors import UserError
 from vgg_flax.network import model, params
-from vgg_flax.network.extract import Extractor
+from vgg_flax.network.extract import Extractor, batch_size
 from vgg_flax.settings import PredictSettings
 
 
@@ -106,6 +107,13 @@ def test_the_table_names_doubts_and_strangers_in_words(saved, photos, capsys):
         assert words in line
 
 
+def test_a_name_of_several_lines_stays_on_one(saved, photos, capsys):
+    (photos / "red" / "000.png").rename(photos / "red" / "0\n\x1b[31m0.png")
+    ask(saved, photos / "red")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11 and lines[1].endswith("red/0\\n\\x1b[31m0.png")
+
+
 def test_features_are_found_again_and_no_cache_leaves_nothing_behind(saved, photos, cache, capsys, monkeypatch):
     ask(saved, photos / "red", no_cache=True, json=True)
     first = capsys.readouterr().out
@@ -118,20 +126,26 @@ def test_features_are_found_again_and_no_cache_leaves_nothing_behind(saved, phot
     ask(saved, photos / "red", json=True)
 
 
-def test_few_pictures_are_in_memory_at_a_time(tmp_path, preprocessing, monkeypatch):
-    folder = write_photos(tmp_path / "many", {"a": 100})
-    open_now, most = [0], [0]
+def test_the_next_batch_is_decoded_while_nobody_asks_and_no_more_is_in_memory(tmp_path, preprocessing, monkeypatch):
+    folder, batch = write_photos(tmp_path / "many", {"a": 200}), batch_size(preprocessing.image_size)
+    lock, ready = threading.Lock(), threading.Event()
+    decoded, most, taken = [0], [0], 0
     original = named._read
 
     def counted(*arguments):
-        open_now[0] += 1
-        most[0] = max(most[0], open_now[0])
+        with lock:
+            decoded[0] += 1
+            most[0] = max(most[0], decoded[0] - taken)
+            if decoded[0] == 2 * batch:
+                ready.set()
         return original(*arguments)
 
     monkeypatch.setattr(named, "_read", counted)
     for _ in named.pictures([str(folder)], preprocessing, io.StringIO()):
-        open_now[0] -= 1
-    assert most[0] <= named.AHEAD + 1
+        taken += 1
+        if taken == batch + 1:  # batch - 1 more are on their way
+            assert ready.wait(60), "the network's time is not used"
+    assert taken == 200 and most[0] <= batch + 1
 
 
 @pytest.mark.parametrize(("source", "message"), [("gone.jpg", "no such file or folder"), ("empty", "holds no pic")])

@@ -118,6 +118,20 @@ def test_long_class_tables_show_the_worst_ten(capsys, tmp_path):
         assert f"{where} has all 50" in text
 
 
+def test_a_class_of_several_lines_is_a_row_of_a_table(capsys, tmp_path):
+    names = ["cat\ndog", "\x1b[31mred", "猫\u3000犬"]
+    scores = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
+    test = {"per_class": dict.fromkeys(names, scores), "accuracy_95": (0.5, 0.7), "accuracy": 0.6, "count": 3}
+    test |= {"majority_baseline": 0.3, "judged": {"coverage": 0.9, "precision": 0.95, "unsure": 1, "unlike": 0}}
+    console.show_results(test, tmp_path)
+    console.show_data(names, np.arange(3), np.full(3, "train"), [("a\nb.jpg", "damaged")])
+    console.say("a\rb")
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert "  cat\\ndog  " in text and "  \\x1b[31mred  " in text and "猫\u3000犬" in text and "\x1b" not in text
+    assert "a\\rb" in err
+
+
 def test_an_epoch_is_a_row_of_a_table_that_fits_80_columns(capsys):
     row = dict.fromkeys(("train_loss", "val_loss"), 12345.678) | dict.fromkeys(("train_accuracy", "val_accuracy"), 1.0)
     row |= {"epoch": 9999, "lr": 1e-5, "images_per_second": 123456.0}

@@ -350,7 +350,7 @@ def test_own_splits_that_lack_a_class_are_measured_on_the_others(workplace, regr
     assert report["warnings"][:3] == [
         "val_set has no pictures of 'green': figures are of the other 2 only",
         "test_set has no pictures of 'red': figures are of the other 2 only",
-        "1 photos of val also lie in test or have a near-copy there: left out of val",
+        "1 photo of val also in test, or with a near-copy there: left out of val",
     ]
     assert report["test"]["count"] == 12 and report["test"]["macro_f1"] > 0.9
     assert report["photos"]["left_out_for_overlap"] == {"val with test": 1}

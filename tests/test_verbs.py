@@ -61,6 +61,15 @@ def test_help_that_nobody_reads_ends_without_a_word(way):
     assert (done.returncode, done.stderr) == (141, ""), "as a program that SIGPIPE ends"
 
 
+@pytest.mark.parametrize(
+    ("typed", "missing"), [(["predict"], "RUN"), (["evaluate"], "RUN, --data"), (["doctor"], "DATA")]
+)
+def test_what_is_missing_is_called_as_help_calls_it(typed, missing, capsys):
+    with pytest.raises(SystemExit):
+        program.main(typed)
+    assert capsys.readouterr().err == f"error: missing: {missing}. All options: --help\n"
+
+
 def test_a_disk_that_refuses_is_one_line_and_exit_code_3_whatever_the_verb(monkeypatch, capsys):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/report.html")

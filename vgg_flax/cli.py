@@ -14,6 +14,7 @@ import tyro
 from tyro import _errors as mistakes  # its hook is private still, hence the narrow range of versions that is asked for
 
 from vgg_flax.errors import UserError
+from vgg_flax.files import printable
 
 T = TypeVar("T")
 Alias, Positional = tyro.conf.arg, tyro.conf.Positional
@@ -82,8 +83,9 @@ def _metavar(argument: Any) -> str:
 
 
 def _option(argument: Any) -> str:
+    """As --help names it: an option, or what stands in a place of its own, such as RUN."""
     flags = argument.lowered.name_or_flags
-    return next((flag for flag in reversed(flags) if flag.startswith("--")), flags[0])
+    return next((flag for flag in reversed(flags) if flag.startswith("--")), _metavar(argument) or flags[0])
 
 
 def _unknown(tokens: list[str], settings: Any) -> str:
@@ -112,7 +114,7 @@ def nearest(typed: str, known: Iterable[str]) -> str:
 
 def fail(error: object) -> NoReturn:
     """Print one line on standard error, in a terminal broken between words, and exit with the error's code, or 2."""
-    line = f"error: {error}"
+    line = f"error: {printable(str(error))}"
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)

@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from vgg_flax.files import printable
 from vgg_flax.settings import SPLITS
 
 MOST_ROWS, WORST = 30, 10  # a table with more classes shows the worst
@@ -62,7 +63,12 @@ def show_line(text: str, style: str = "") -> None:
 
 def _line(console: Console, text: str, style: str = "") -> None:
     """A terminal would break it in the middle of a word; elsewhere it stays one line, for `grep`."""
-    console.print(Text(text, style), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(text), style), soft_wrap=not console.is_terminal)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Such as `1 photo` and `2 photos`, or `1 photo is` and `2 photos are`. many: unset: an s more."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def shortened(text: str, width: int) -> str:
@@ -102,7 +108,7 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
     counts = np.stack([np.bincount(labels[splits == split], minlength=len(classes)) for split in SPLITS])
     table = Table("class", *(Column(split, justify="right") for split in SPLITS), box=box.SIMPLE_HEAD)
     shown = _shown(counts.sum(0))
-    for label, name in zip(shown, kept_apart([classes[label] for label in shown], NAME_WIDTH), strict=True):
+    for label, name in zip(shown, kept_apart([printable(classes[label]) for label in shown], NAME_WIDTH), strict=True):
         table.add_row(Text(name), *map(str, counts[:, label]))
     table.add_section()
     table.add_row(f"all {len(classes)}", *map(str, counts.sum(1)), style="bold")
@@ -110,7 +116,7 @@ def show_data(classes: Sequence[str], labels: np.ndarray, splits: np.ndarray, ba
     if len(classes) > MOST_ROWS:
         say(f"the {WORST} classes with the fewest pictures; split.csv has all {len(classes)}")
     if bad:
-        warn(f"{len(bad)} files are not used (all in bad_files.csv):")
+        warn(f"{counted(len(bad), 'file is', 'files are')} not used (all in bad_files.csv):")
         for name, reason in bad[:10]:
             say(f"  {name!r}: {reason}")
         if len(bad) > 10:
@@ -157,7 +163,7 @@ def show_results(test: dict[str, Any], folder: Path) -> None:
     table = Table("test", *columns, box=box.SIMPLE_HEAD)
     classes = list(test["per_class"].items())
     shown = [classes[label] for label in _shown([one["f1"] if one["support"] else 2.0 for _, one in classes])]
-    for name, (_, one) in zip(kept_apart([name for name, _ in shown], NAME_WIDTH), shown, strict=True):
+    for name, (_, one) in zip(kept_apart([printable(name) for name, _ in shown], NAME_WIDTH), shown, strict=True):
         figures = (f"{one[metric]:.1%}" if one["support"] else "-" for metric in ("precision", "recall", "f1"))
         table.add_row(Text(name), *figures, str(one["support"]))
     results.print(table)

@@ -22,6 +22,13 @@ TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.t
 WEEK = 7 * 24 * 3600.0  # seconds; no process is expected to write one file for longer
 gone_at_the_end: set[Path] = set()  # files and folders of this process that an end at once removes
 
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+
+def printable(text: str) -> str:
+    """On one line, and harmless to a terminal: control characters, such as a newline in a file's name, as escapes."""
+    return text.translate(_ESCAPES)
+
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file that appears whole or not at all: temporary file, sync, rename, sync of the folder.

@@ -15,7 +15,7 @@ from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
 
 ROWS = ("names", "contents", "splits", "labels", "logits", "folds", "familiarity", "nearest")
-ARRAYS = ("classes", *ROWS, "own_val")
+ARRAYS = ("classes", *ROWS, "references", "own_val")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Predictions:
       logits: float32 `[n, classes]`, before any temperature.
       folds: int64 `[n]`: the model that answers was fitted without this fold; -1 where the final model answers.
       familiarity: float64 `[n]`, see `judge.Judgement`, of training pictures without themselves; NaN where unknown.
-      nearest: int64 `[n, 5]`, rows of the training pictures that are most alike, nearest first; -1 where unknown.
+      nearest: int64 `[n, 5]`, the references that are most alike, nearest first; -1 where unknown.
+      references: str `[m]`, names of the training pictures that others are compared with.
       own_val: bool, whether the validation pictures are the user's own choice.
     """
 
@@ -44,6 +45,7 @@ class Predictions:
     folds: np.ndarray
     familiarity: np.ndarray
     nearest: np.ndarray
+    references: np.ndarray
     own_val: np.ndarray
 
     @classmethod
@@ -60,6 +62,7 @@ class Predictions:
             folds=np.full(count, -1) if folds is None else folds,
             familiarity=np.full(count, np.nan),
             nearest=np.full((count, NEIGHBOURS), -1),
+            references=np.array([], str),
             own_val=np.array(photos.own_val),
         )
 
@@ -67,7 +70,7 @@ class Predictions:
         return len(self.labels)
 
     def where(self, rows: np.ndarray) -> Predictions:
-        """Some rows: bool or int `[m]`. `nearest` keeps the numbers of the whole table."""
+        """Some rows: bool or int `[m]`."""
         parts = {name: getattr(self, name)[rows] for name in ROWS}
         return dataclasses.replace(self, **parts)
 
@@ -87,17 +90,17 @@ class Predictions:
         """The same, knowing how like the training pictures each is; as it is where the judge doesn't know them.
 
         Args:
-          judge: its references are named as in this table.
+          judge: of what is no test picture here, the names of its references are those of this table.
           averages: float32 `[n, channels]`, of block 5.
         """
         if judge.references is None:
             return self
-        row_of = {str(name): row for row, name in enumerate(self.names)}
-        rows = np.array([row_of[name] for name in judge.references.names])
-        own = np.full(len(self), -1)
-        own[rows] = np.arange(len(rows))
+        number_of = {name: number for number, name in enumerate(judge.references.names)}
+        learned = zip(self.names.tolist(), self.splits != "test", strict=True)
+        own = np.array([number_of.get(name, -1) if known else -1 for name, known in learned], np.int64)
         familiarity, nearest = judge.familiarity(averages, own)
-        return dataclasses.replace(self, familiarity=familiarity, nearest=rows[nearest])
+        names = np.array(judge.references.names)
+        return dataclasses.replace(self, familiarity=familiarity, nearest=nearest, references=names)
 
     def judge(self, min_precision: float = 0.95) -> Judge:
         """Calibrated on every row, the test apart, that the answering model has not seen."""
@@ -116,6 +119,10 @@ def load(path: Path) -> Predictions:
     """Read predictions.npz. Raises UserError when there is none, or it is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return Predictions(*(arrays[name] for name in ARRAYS))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            table = Predictions(*(arrays[name] for name in ARRAYS))
+        lengths = {len(getattr(table, name)) for name in ROWS}
+        if len(lengths) > 1 or table.nearest.max(initial=-1) >= len(table.references):
+            raise ValueError("its arrays do not fit each other")
+        return table
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no predictions ({error}), expected what a finished run leaves there.") from None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # JAX takes seconds to import
 def main(settings: DoctorSettings) -> None:
     """Exit code 0 whatever is found."""
     from vgg_flax.insight import doctor, findings
-    from vgg_flax.report import doctor as pictures
+    from vgg_flax.report import doctor as page
 
     with ending.listening() as check:
         try:
@@ -28,7 +28,7 @@ def main(settings: DoctorSettings) -> None:
             raise SystemExit(stopped.code) from None
     folder = new_folder(settings.project, settings.name or "doctor")
     found.save(folder)
-    pictures.write(folder, found, examined.dataset)
+    page.write(folder, found, examined.dataset)
     for line in findings.in_words(found):
         console.show_line(line)
     names = ", ".join(sorted(path.name for path in folder.iterdir()))

@@ -86,7 +86,8 @@ def unseen_photos(
     labels = np.array([index_of.get(name, -1) for name in photos.classes])[photos.labels]
     seen = predictor.bundle.judge.has_seen(photos.contents.tolist())
     if seen.any():
-        console.say(f"{seen.sum()} photos are left out: {predictor.name} has learned from them")
+        known = console.counted(int(seen.sum()), "photo is", "photos are")
+        console.say(f"{known} left out: {predictor.name} has learned from them")
     kept = np.flatnonzero(~seen & (labels >= 0))
     if not len(kept):
         raise UserError(
@@ -143,9 +144,4 @@ def answers(photos: Photos, predictor: Predictor, check: Callable[[], None]) -> 
         contents = photos.contents[start : start + size]
         parts.append(predictor.answer({name: store.rows(name, contents)[:] for name in predictor.extractor.shapes}))
     logits, averages = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    predictions, judge = Predictions.of(photos, logits), predictor.bundle.judge
-    return (
-        dataclasses.replace(predictions, familiarity=judge.familiarity(averages)[0])
-        if judge.references
-        else predictions
-    )
+    return Predictions.of(photos, logits).compared(predictor.bundle.judge, averages)

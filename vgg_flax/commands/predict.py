@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vgg_flax import console
+from vgg_flax.files import printable
 from vgg_flax.settings import PredictSettings
 
 if TYPE_CHECKING:  # JAX takes seconds to import
@@ -87,7 +88,7 @@ def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[dict[s
         return lambda values: print(csv_line(values.values()), flush=True)
     width = max(len("label"), *(min(len(name), 30) for name in predictor.classes))
     print(f"{'label':{width}}  probability  file")
-    return lambda values: print(_table_line(values, width, settings.topk or 1), flush=True)
+    return lambda values: print(printable(_table_line(values, width, settings.topk or 1)), flush=True)
 
 
 def _table_line(values: dict[str, Any], width: int, topk: int) -> str:

@@ -15,12 +15,15 @@ from rich.text import Text
 
 from vgg_flax import console
 from vgg_flax.errors import UserError
+from vgg_flax.files import printable
 from vgg_flax.settings import ReportSettings, TrainSettings, from_flat
 
 if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.data.photos import Photos
+    from vgg_flax.network.spec import Preprocessing
 
+NAME_WIDTH = 18  # columns of a run's name
 SHOWN = 20  # photos on which runs differ, on the screen
 
 
@@ -30,18 +33,19 @@ class Finished:
 
     Attributes:
       report: report.json. `config`: config.yaml; of an evaluation nothing.
-      predictions: predictions.npz.
+      predictions: predictions.npz. `log`: rows of metrics.csv; of an evaluation none.
     """
 
     folder: Path
     report: dict[str, Any]
     config: dict[str, Any]
     predictions: Predictions
+    log: list[dict[str, float]]
 
     @property
     def settings(self) -> dict[str, Any]:
         """{option: value} that it was trained with; of an evaluation what was measured on what."""
-        return self.config.get("settings") or {name: self.report.get(name) for name in ("model", "data")}
+        return self.config.get("settings") or {"evaluated": self.report.get("model"), "data": self.report.get("data")}
 
 
 def main(settings: ReportSettings) -> None:
@@ -62,11 +66,13 @@ def free_name(folder: Path) -> Path:
 def read(folder: Path) -> Finished:
     """What is in a folder. Raises UserError where it holds no finished run, or one that can't be read."""
     from vgg_flax.answers import predictions
+    from vgg_flax.training.runs import read_log
 
     try:
         report = json.loads((folder / "report.json").read_bytes())
         config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").exists() else "{}"
-        found = Finished(folder, report, dict(yaml.safe_load(config)), predictions.load(folder / "predictions.npz"))
+        table, log = predictions.load(folder / "predictions.npz"), read_log(folder)
+        found = Finished(folder, report, dict(yaml.safe_load(config)), table, log)
         missing = {"confusion_matrix", "reliability", "judged"} - report["test"].keys()
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing, expected a finished run in {folder}.") from None
@@ -100,7 +106,7 @@ def write_page(run: Finished, data: str | None) -> Path:
     except UserError as error:
         console.say(f"no heat maps on the page: {error}")
     judge = model.judge if model else Judge(**run.report.get("judge", {}))
-    return page.write(run.folder, run.report, run.config, run.predictions, judge, photos, model, missing)
+    return page.write(run.folder, run.report, run.config, run.predictions, judge, photos, model, missing, run.log)
 
 
 def find_photos(run: Finished, data: str | None) -> Photos:
@@ -110,18 +116,17 @@ def find_photos(run: Finished, data: str | None) -> Photos:
     from vgg_flax.data import open_dataset
     from vgg_flax.data.photos import decoded_photos
     from vgg_flax.data.reading import look_at
-    from vgg_flax.network.spec import Preprocessing
 
     settings = from_flat(TrainSettings, run.config["settings"]) if run.config else TrainSettings()
     source = data or (settings.data if run.config else run.report["data"])
     dataset = open_dataset(source, label=settings.label)
     with console.without_noise():
-        photos = decoded_photos(dataset, look_at(dataset, nothing), Preprocessing(size_of(run), region=settings.region))
+        photos = decoded_photos(dataset, look_at(dataset, nothing), seen_by(run, settings.region))
     gone = int((~np.isin(run.predictions.contents, photos.contents)).sum())
     if gone == len(run.predictions):
         raise UserError(f"none of the photos in {source} is one of {run.folder}'s: name the right ones with --data.")
     if gone:
-        console.warn(f"{gone} of {len(run.predictions)} photos are no longer in {source}")
+        console.warn(f"{gone} of {console.counted(len(run.predictions), 'photo')} no longer in {source}")
     return photos
 
 
@@ -129,11 +134,13 @@ def nothing() -> None:
     """Ctrl-C ends this command at once: nothing is half written."""
 
 
-def size_of(run: Finished) -> int:
-    """Side of the network's input in pixels."""
+def seen_by(run: Finished, region: str) -> Preprocessing:
+    """How the network saw the photos: their size and region. region: of a run; an evaluation's is its model's."""
     from vgg_flax.answers import bundle
+    from vgg_flax.network.spec import Preprocessing
 
-    return run.report.get("image_size") or bundle.load(Path(run.report["model"])).spec.image_size
+    size = run.report.get("image_size")
+    return Preprocessing(size, region=region) if size else bundle.load(Path(run.report["model"])).preprocessing
 
 
 def compare(runs: list[Finished], path: Path, data: str | None) -> None:
@@ -159,16 +166,18 @@ def compare(runs: list[Finished], path: Path, data: str | None) -> None:
     rows = [
         (str(shared.names[i]), [str(shared.truths[i]), *map(str, shared.answers[i])]) for i in shared.differ[:SHOWN]
     ]
-    _show(f"{len(shared.differ)} photos with other labels", ["truth", *names], rows)
-    console.show_line(f"{len(shared.names)} test photos are the same in all runs")
-    for pair in comparing.pairs(shared):
-        console.show_line(comparing.in_words(pair, names))
+    _show(f"{console.counted(len(shared.differ), 'photo')} with other labels", ["truth", *names], rows)
+    console.show_line(f"{console.counted(len(shared.names), 'test photo is', 'test photos are')} the same in all runs")
+    for sentence in comparing.all_in_words(comparing.pairs(shared), names):
+        console.show_line(sentence)
     console.show_line(f"written: {path}")
 
 
 def _show(title: str, columns: list[str], rows: list[tuple[str, list[str]]]) -> None:
     if rows:
-        table = Table(title, *(Column(Text(name), justify="right") for name in columns), box=box.SIMPLE_HEAD)
-        for name, cells in rows:
-            table.add_row(Text(name), *map(Text, cells))
+        names = console.kept_apart([printable(name) for name in columns], NAME_WIDTH)
+        heads = [Column(Text(name), justify="right") for name in names]
+        table = Table(title, *heads, box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in (row[0], *row[1])))
         console.results.print(table, soft_wrap=False)

@@ -15,6 +15,7 @@ from vgg_flax.settings import TrainSettings, from_flat, to_flat
 from vgg_flax.training import opening, runs
 
 if TYPE_CHECKING:  # JAX takes seconds to import, and the run folder comes first
+    from vgg_flax.answers.bundle import Bundle
     from vgg_flax.answers.judge import Judge
     from vgg_flax.answers.predictions import Predictions
     from vgg_flax.data.photos import Photos
@@ -98,7 +99,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
         found = checkup.check_run(photos, predictions, judge)
         check()
     with clock("report"):
-        record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
+        model, record = leave_behind(run, weights, feed, fitted, predictions, judge, results)
         run.tracker.finish(results, {path.stem: path for path in sorted(run.folder.glob("*.png"))})
         check()
     doubts = metrics.warnings(predictions, results["test"])
@@ -106,7 +107,7 @@ def train_run(run: runs.Run, check: Callable[[], None]) -> None:
     computed = {"decoded": photos.decoded, "rows": store.computed}
     told = {**results, **record, "computed": computed, "timings": clock.seconds}
     with clock("page"):
-        write_page(run, told, feed, fitted, predictions, judge)
+        write_page(run, told, photos, fitted, predictions, model)
     run.write_report(told)  # last: it says that the run is finished
     for doubt in doubts:
         console.warn(doubt)
@@ -168,8 +169,8 @@ def leave_behind(
     predictions: Predictions,
     judge: Judge,
     results: dict[str, Any],
-) -> dict[str, Any]:
-    """Write bundle, predictions and pictures. Returns what the report says beside the results."""
+) -> tuple[Bundle, dict[str, Any]]:
+    """Write bundle, predictions and pictures. Returns (the bundle, what the report says beside the results)."""
     from vgg_flax import report
     from vgg_flax.answers import bundle
     from vgg_flax.answers.predictor import Predictor
@@ -193,22 +194,19 @@ def leave_behind(
         record["robust"] = robust.of_test(Predictor(model), photos)
     predictions.save(run.folder / "predictions.npz")
     report.write(run.folder, run.settings, photos, predictions, judge, fitted.log, fitted.best_epoch)
-    return record
+    return model, record
 
 
 def write_page(
-    run: runs.Run, told: dict[str, Any], feed: Feed, fitted: Fitted, predictions: Predictions, judge: Judge
+    run: runs.Run, told: dict[str, Any], photos: Photos, fitted: Fitted, predictions: Predictions, model: Bundle
 ) -> None:
     """report.html. told: what report.json says."""
     import yaml
 
-    from vgg_flax.answers import bundle
     from vgg_flax.report import page
 
-    photos, preprocessing = feed.photos, feed.store.extractor.preprocessing
-    model = bundle.Bundle(fitted.spec, fitted.params, photos.classes, preprocessing, judge)
     config = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
-    page.write(run.folder, told, config, predictions, judge, photos, model)
+    page.write(run.folder, told, config, predictions, model.judge, photos, model, log=fitted.log)
 
 
 def _device() -> str:

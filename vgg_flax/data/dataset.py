@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vgg_flax.console import counted
 from vgg_flax.errors import UserError
 
 
@@ -68,9 +69,10 @@ class Dataset:
         if not named:
             what = "has a folder below that of its class" if group == "folder" else "fits"
             raise UserError(f"--group {group}: no name in {self.source} {what}; a name is {self.names[0]!r}.")
-        note = f"--group {group}: {len(np.unique(keys[keys != '']))} groups of {named} photos"
+        groups = counted(len(np.unique(keys[keys != ""])), "group")
+        note = f"--group {group}: {groups} of {counted(named, 'photo')}"
         if alone := len(keys) - named:
-            note += f"; {alone} photos without a group stand alone"
+            note += f"; {counted(alone, 'photo without a group stands', 'photos without a group stand')} alone"
         return dataclasses.replace(self, keys=(*self.keys, keys), notes=(*self.notes, note))
 
 

@@ -130,7 +130,16 @@ def _why_undecodable(data: bytes) -> str:
     return "not a picture"
 
 
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """(Width, height) of a picture as `decode` gives it, from its header alone; None where that is not understood."""
+    size = orientation.size(data)
+    if size is None:
+        return heif.size(data) if heif.is_heif(data) else None
+    width, height = size
+    return (height, width) if orientation.read(data) >= 5 else size  # EXIF's last four lay it on its side
+
+
 def short_side(data: bytes) -> int | None:
     """Pixels of a picture's shorter side, from its header alone; None where the header is not understood."""
-    size = orientation.size(data) or (heif.size(data) if heif.is_heif(data) else None)
+    size = upright_size(data)
     return min(size) if size else None

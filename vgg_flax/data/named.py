@@ -20,11 +20,12 @@ from vgg_flax.data.folder import list_folder
 from vgg_flax.data.listing import Listing
 from vgg_flax.data.zipped import list_zip
 from vgg_flax.errors import BadImage, UserError
+from vgg_flax.network.extract import batch_size
 from vgg_flax.network.preprocess import prepare_frame, resize
 from vgg_flax.network.spec import Preprocessing
 
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
-THREADS, AHEAD = 4, 32
+THREADS, LEAST_AHEAD = 4, 32
 STDIN = "-"
 
 
@@ -48,7 +49,7 @@ Job = Callable[[], Picture]
 
 
 def pictures(sources: Sequence[str], preprocessing: Preprocessing, stdin: TextIO) -> Iterator[Picture]:
-    """Every picture that is named, in order, decoded ahead by threads; never more than AHEAD of them in memory.
+    """Every picture that is named, in order, decoded by threads: while the network answers a batch, the next one.
 
     Args:
       sources: files, folders, patterns such as `photos/*.jpg`, .zip files, videos, or `-` for paths in `stdin`.
@@ -58,12 +59,13 @@ def pictures(sources: Sequence[str], preprocessing: Preprocessing, stdin: TextIO
       UserError: a source is not there, or holds no picture.
     """
     jobs = (job for source in sources for job in _jobs(source, preprocessing, stdin))
+    ahead = max(LEAST_AHEAD, batch_size(preprocessing.image_size))  # and never more in memory
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Picture]] = deque()
         try:
             for job in jobs:
                 waiting.append(pool.submit(job))
-                if len(waiting) == AHEAD:
+                if len(waiting) == ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

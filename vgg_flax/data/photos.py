@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vgg_flax.cache import Rows, RowStore
-from vgg_flax.console import bar, say
+from vgg_flax.console import bar, counted, say
 from vgg_flax.data import copies, decode, open_dataset
 from vgg_flax.data.dataset import Dataset, LeftOut
 from vgg_flax.data.groups import Groups, find_groups
@@ -48,6 +48,7 @@ class Photos:
       notes: what was found, a line each.
       warnings: what may make the results untrue, a line each.
       read: name -> the encoded bytes of that picture. Raises BadImage.
+      region: the part of each picture that `images` show, see `Preprocessing`.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Photos:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     read: Callable[[str], bytes] | None = None
+    region: str = "full"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -120,7 +122,7 @@ class Photos:
                 "or have a near-copy there. Add photos to train, or remove val and test."
             )
         lines = [
-            f"{count} photos of {place} also lie in {other} or have a near-copy there: left out of {place}"
+            f"{counted(count, 'photo')} of {place} also in {other}, or with a near-copy there: left out of {place}"
             for (place, other), count in sorted(counts.items())
         ]
         return dataclasses.replace(
@@ -210,7 +212,7 @@ def decoded_photos(
     labels = dataset.labels[kept]
     pairs = _near_pairs(store, contents, _median_side(seen), check)
     groups = find_groups(contents, labels, pairs, [key[kept] for key in dataset.keys])
-    names = tuple(dataset.names[index] for index in kept)
+    names, places = tuple(dataset.names[index] for index in kept), {name: i for i, name in enumerate(dataset.names)}
     left_out = [LeftOut(dataset.names[i], why, dataset.classes[dataset.labels[i]]) for i, why in reasons.items()]
     return Photos(
         source=dataset.source,
@@ -226,7 +228,8 @@ def decoded_photos(
         found=_counted(dataset, groups, reasons, double),
         notes=(*_in_words(groups), *_depths(store, contents)),
         warnings=(*dataset.warnings, *_doubts(dataset.classes, names, groups, double)),
-        read=lambda name: dataset.read(dataset.names.index(name)),
+        read=lambda name: dataset.read(places[name]),
+        region=how.region,
     )
 
 
@@ -275,7 +278,8 @@ def _counted(dataset: Dataset, groups: Groups, reasons: Mapping[int, str], doubl
 def _in_words(groups: Groups) -> list[str]:
     lines = []
     if groups.copies:
-        lines.append(f"{groups.copies} photos have the same bytes as another: copies share one side of the split")
+        same = counted(groups.copies, "photo has", "photos have")
+        lines.append(f"{same} the same bytes as another: copies share one side of the split")
     if groups.near:
         lines.append(
             f"groups of near-copies: {groups.near}, the largest of {groups.largest} photos; each shares one side"
@@ -287,7 +291,8 @@ def _depths(store: RowStore, contents: np.ndarray) -> list[str]:
     """Which 16-bit pictures hold values of fewer bits."""
     depths = store.rows(content_keys(contents.tolist()), "depth")[:]
     counts = [(bits, int((depths == bits).sum())) for bits in decode.DEPTHS]
-    return [f"{count} 16-bit pictures hold {bits}-bit values: scaled by that depth" for bits, count in counts if count]
+    held = [(bits, counted(count, "16-bit picture holds", "16-bit pictures hold")) for bits, count in counts if count]
+    return [f"{pictures} {bits}-bit values: scaled by that depth" for bits, pictures in held]
 
 
 def _doubts(classes: Sequence[str], names: Sequence[str], groups: Groups, double: Mapping[int, str]) -> list[str]:
@@ -297,8 +302,9 @@ def _doubts(classes: Sequence[str], names: Sequence[str], groups: Groups, double
     ]
     if groups.mixed:
         some = "; ".join(f"{names[i]!r} and {names[j]!r}" for i, j in groups.mixed[:SHOWN])
+        pairs = counted(len(groups.mixed), "pair")
         more = ", ..." if len(groups.mixed) > SHOWN else ""
-        lines.append(f"{len(groups.mixed)} pairs of near-copies have two labels (they share one side): {some}{more}")
+        lines.append(f"{pairs} of near-copies with two labels (they share one side): {some}{more}")
     if double:
         lines.append(f"{len(double)} files hold the same bytes under two labels: left out, see bad_files.csv")
     return lines

@@ -9,9 +9,9 @@ import numpy as np
 
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
+from vgg_flax.console import counted
 from vgg_flax.data.photos import Photos
 from vgg_flax.insight import labels, neighbours
-from vgg_flax.insight.findings import counted
 
 MOST = 100  # photos of a kind that are named
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vgg_flax.answers.predictions import Predictions
+from vgg_flax.console import counted
 
 METRICS = {
     "accuracy": "accuracy",
@@ -58,6 +60,8 @@ class Pair:
       first, second: their numbers.
       only_first, only_second: photos that one of the two alone has right.
       p: of McNemar's exact test, two-sided: how often chance alone makes two equally good runs differ so much.
+      corrected: the same by Holm's method: however many pairs are compared, equally good runs are all found to be that
+        with so little chance of a mistake.
     """
 
     first: int
@@ -65,6 +69,7 @@ class Pair:
     only_first: int
     only_second: int
     p: float
+    corrected: float
 
 
 def share(tables: Sequence[Predictions]) -> Shared:
@@ -93,21 +98,40 @@ def pairs(shared: Shared) -> list[Pair]:
     from scipy.stats import binomtest  # slow to import
 
     right, found = shared.right, []
-    if not len(right):
-        return found
-    for i in range(right.shape[1]):
-        for j in range(i + 1, right.shape[1]):
-            only = int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())
-            p = float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
-            found.append(Pair(i, j, *only, p))
-    return found
+    for i, j in itertools.combinations(range(right.shape[1]) if len(right) else (), 2):
+        one, other = int((right[:, i] & ~right[:, j]).sum()), int((right[:, j] & ~right[:, i]).sum())
+        p = float(binomtest(one, one + other).pvalue) if one + other else 1.0
+        found.append(Pair(i, j, one, other, p, p))
+    corrected = holm([pair.p for pair in found])
+    return [dataclasses.replace(pair, corrected=p) for pair, p in zip(found, corrected, strict=True)]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values of several comparisons, corrected so that among true hypotheses one is rejected at a rate of p at most.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979): the
+    least is multiplied by how many there are, the next one by one less, and none comes out below one before it.
+    """
+    corrected, least = [0.0] * len(ps), 0.0
+    for place, number in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        least = max(least, min(1.0, (len(ps) - place) * ps[number]))
+        corrected[number] = least
+    return corrected
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """{setting: its value in each run} of those that are not the same in all; None where a run has none."""
-    names = dict.fromkeys(name for one in settings for name in one)
-    values = {name: [one.get(name) for one in settings] for name in names}
+    """{setting: its value in each run} of those that all have and that are not the same in all."""
+    common = [name for name in settings[0] if all(name in one for one in settings)]
+    values = {name: [one[name] for one in settings] for name in common}
     return {name: found for name, found in values.items() if any(one != found[0] for one in found)}
+
+
+def all_in_words(pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
+    """What comparisons say, a sentence each, and how their p-values were corrected."""
+    said = [in_words(pair, names) for pair in pairs]
+    if len(pairs) > 1:
+        said.append(f"Each p is corrected for the {len(pairs)} comparisons by Holm's method.")
+    return said
 
 
 def in_words(pair: Pair, names: Sequence[str]) -> str:
@@ -115,10 +139,10 @@ def in_words(pair: Pair, names: Sequence[str]) -> str:
     first, second = names[pair.first], names[pair.second]
     if pair.only_first == pair.only_second == 0:
         return f"{first} and {second} are right on the same photos."
-    how = "can be chance" if pair.p > 0.05 else "is hardly chance"
+    how = "can be chance" if pair.corrected > 0.05 else "is hardly chance"
     return (
-        f"{first} alone is right on {pair.only_first} photos, {second} alone on {pair.only_second}: that {how} "
-        f"(McNemar's exact test, p = {pair.p:.2g})."
+        f"{first} alone is right on {counted(pair.only_first, 'photo')}, {second} alone on {pair.only_second}: "
+        f"that {how} (McNemar's exact test, p = {pair.corrected:.2g})."
     )
 
 

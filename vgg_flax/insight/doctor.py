@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vgg_flax.console import counted
 from vgg_flax.data.dataset import Dataset
 from vgg_flax.data.groups import find_groups
 from vgg_flax.insight import copies, labels, leaks, neighbours
 from vgg_flax.insight.duplicates import Copies, about_copies
 from vgg_flax.insight.files import File
-from vgg_flax.insight.findings import FIRST, LOOK, TEACHES, Finding, Findings, counted, ranked
+from vgg_flax.insight.findings import FIRST, LOOK, TEACHES, Finding, Findings, ranked
 from vgg_flax.network.spec import BackboneSpec, pooled_columns
 
 BLOCKS, POOLS = (4, 5), ("average", "maximum")  # that the quick model reads

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vgg_flax.console import counted
 from vgg_flax.data.dataset import Dataset
 from vgg_flax.insight.copies import Pair, groups_of
-from vgg_flax.insight.findings import FIRST, LOOK, TEACHES, Finding, counted
+from vgg_flax.insight.findings import FIRST, LOOK, TEACHES, Finding
 
 ABOUT = {
     "contradictions": (

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vgg_flax.files import write_atomic
+from vgg_flax.console import counted
+from vgg_flax.files import printable, write_atomic
 
 WIDTH = 80
 FIRST, TEACHES, LOOK = 1, 2, 3  # no result can be believed; the model learns something wrong; worth a look
@@ -91,21 +92,18 @@ def ranked(findings: Iterable[Finding | None], photos: int) -> tuple[Finding, ..
 
 def in_words(findings: Findings) -> list[str]:
     """For the screen: lines of at most 80 columns."""
-    lines = [line for text in _about(findings) for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
+    lines = [
+        line for text in _about(findings) for line in textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ")
+    ]
     if not findings.ranked:
         return [*lines, "", "Nothing wrong was found."]
     lines += ["", "What to do first:"]
     for number, one in enumerate(findings.ranked, 1):
-        lines += textwrap.wrap(f"{number:2}. {one.text}", WIDTH, subsequent_indent="    ")
+        lines += textwrap.wrap(f"{number:2}. {printable(one.text)}", WIDTH, subsequent_indent="    ")
         lines += textwrap.wrap(
             f"{one.advice} [{one.file}]", WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
         )
     return lines
-
-
-def counted(count: int, noun: str) -> str:
-    """Such as `1 photo`, `2 photos`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _about(findings: Findings) -> list[str]:
@@ -133,6 +131,7 @@ def _listed(counts: dict[str, int], most: int = 12) -> str:
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Names as they are, also those that a spreadsheet takes for a formula: the file must be found again."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

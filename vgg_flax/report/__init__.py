@@ -69,10 +69,11 @@ def write_test(folder: Path, photos: Photos, predictions: Predictions, judge: Ju
 
 
 def original(photos: Photos, row: int) -> np.ndarray:
-    """A photo as people know it, uint8 RGB `[h, w, 3]`; where it can't be read again, as the network sees it."""
+    """What the model sees of a photo, as people know it, uint8 RGB `[h, w, 3]`; if it is gone, the network's input."""
     import cv2
 
     from vgg_flax.data import decode
+    from vgg_flax.network.preprocess import region_of
 
     if photos.read is None:
         return photos.images[row]
@@ -81,7 +82,9 @@ def original(photos: Photos, row: int) -> np.ndarray:
             photo = decode.decode(photos.read(photos.names[row]))
     except BadImage:
         return photos.images[row]
-    scale = LONG_SIDE / max(photo.shape[:2])
+    left, top, width, height = region_of(photos.region, *photo.shape[:2])
+    photo = photo[top : top + height, left : left + width]
+    scale = LONG_SIDE / max(height, width)
     return cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else photo
 
 

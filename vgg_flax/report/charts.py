@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,62 @@ from vgg_flax.insight.metrics import wilson
 POINTS = 200  # of a curve, at most
 CLASSES_IN_MATRIX = 25
 PAIRS = 60  # of classes that are confused, in a list
+
+
+def curves(log: Sequence[Mapping[str, float]], kept: int) -> list[dict[str, Any]]:
+    """Loss and accuracy by epoch or iteration.
+
+    Args:
+      log: rows of metrics.csv.
+      kept: number of the row that was kept, from 1.
+
+    Returns:
+      Of each metric its `name`; `train` and `val`, points in SVG's notation, and as `kept_train` and `kept_val` the
+      values that were kept; `x` and `y` of the mark on `val`; `ticks`, (height, text) each; `first`, `last` and `kept`
+      epoch. Nothing where there is no such row.
+    """
+    found = []
+    first, last = (int(log[i]["epoch"]) for i in (0, -1)) if log else (0, 0)
+    for name in ("loss", "accuracy") if 1 <= kept <= len(log) else ():
+        values = np.array([[row[f"{split}_{name}"] for split in ("train", "val")] for row in log], np.float64)
+        low, high, ticks = _axis(values[np.isfinite(values)], name)
+
+        def place(row: int, column: int, values=values, low=low, high=high) -> tuple[float, float]:
+            x = 100 * (log[row]["epoch"] - first) / (last - first) if last > first else 50.0
+            return x, 100 * (high - values[row, column]) / (high - low)
+
+        rows = [i for i in _thinned(len(log)) if np.isfinite(values[i]).all()]
+        lines = [" ".join("{:.2f},{:.2f}".format(*place(i, column)) for i in rows) for column in (0, 1)]
+        x, y = place(kept - 1, 1)
+        heights = [(100 * (high - tick) / (high - low), text) for tick, text in ticks]
+        found.append(
+            {"name": name, "train": lines[0], "val": lines[1], "x": x, "y": y, "ticks": heights, "first": first}
+            | {
+                "last": last,
+                "kept": int(log[kept - 1]["epoch"]),
+                "kept_train": float(values[kept - 1, 0]),
+                "kept_val": float(values[kept - 1, 1]),
+            }
+        )
+    return found
+
+
+def _axis(values: np.ndarray, name: str) -> tuple[float, float, list[tuple[float, str]]]:
+    """(Lowest, highest, [(value, text)] of the ticks)."""
+    least, most = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    if name == "accuracy":
+        low = min(0.9, math.floor(10 * least) / 10)
+        return low, 1.0, [(one, f"{100 * one:.3g}") for one in (low, (low + 1) / 2, 1.0)]
+    rough = max(most, 1e-9) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough)
+    count = math.ceil(most / step - 1e-9) or 1
+    return 0.0, count * step, [(i * step, f"{i * step:.3g}") for i in range(count + 1)]
+
+
+def _thinned(count: int) -> list[int]:
+    """At most POINTS of so many numbers from 0, evenly, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int)).tolist()
 
 
 def per_class(test: dict[str, Any], matrix: np.ndarray) -> list[dict[str, Any]]:
@@ -80,9 +137,10 @@ def coverage(probabilities: np.ndarray, labels: np.ndarray, judged: dict[str, An
     def height(value: float) -> float:
         return 100 * (value - floor) / (1 - floor)
 
-    kept = np.unique(np.linspace(0, len(share) - 1, POINTS).round().astype(int))
     return {
-        "points": " ".join(f"{100 * share[i]:.2f},{100 - height(float(precision[i])):.2f}" for i in kept),
+        "points": " ".join(
+            f"{100 * share[i]:.2f},{100 - height(float(precision[i])):.2f}" for i in _thinned(len(share))
+        ),
         "floor": floor,
         "wanted": height(wanted),
         "mark": None if judged["precision"] is None else height(judged["precision"]),

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.answers.predictions import Predictions
-from vgg_flax.data.photos import Photos
-from vgg_flax.report import original, thumbnails
+from vgg_flax.report import thumbnails
+from vgg_flax.report.album import Album, TrainingPhotos
 
 MISTAKES, LEAST_SURE, NEAREST = 24, 12, 4
 DOUBTED = 24  # photos of a kind that the doctor doubts
 CLOSE_SIDE = 176  # pixels
-
-
-class Album:
-    """The photos of a run, found by their content: those that are still there.
-
-    Args:
-      photos: as they are now.
-      predictions: of the run, all splits.
-    """
-
-    def __init__(self, photos: Photos, predictions: Predictions):
-        where = {str(content): row for row, content in enumerate(photos.contents)}
-        self._photos = photos
-        self._rows = np.array([where.get(str(content), -1) for content in predictions.contents], np.int64)
-
-    def has(self, rows: np.ndarray) -> np.ndarray:
-        """Which of these rows of the predictions still have their photo: bool `[m]`."""
-        return self._rows[rows] >= 0
-
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        """As the network sees them: uint8 RGB `[m, size, size, 3]`."""
-        return self._photos.images[self._rows[rows]]
-
-    def thumbnail(self, row: int) -> str:
-        """A `data:` URI; empty where the photo is gone."""
-        one = np.array([row])
-        return thumbnails.data_uri(thumbnails.thumbnail(self.images(one)[0])) if self.has(one)[0] else ""
-
-    def original(self, row: int) -> np.ndarray:
-        """As people know it, uint8 RGB `[h, w, 3]`, or else as `images`."""
-        return original(self._photos, int(self._rows[row]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +30,8 @@ class Close:
       heats: (class, picture) of what speaks for it, the label first.
       parts: (block, what it adds to the label's logit), where the head reads several blocks.
       exact: whether these add up to the logit, with a constant; otherwise they are its first-order expansion.
-      nearest: (name, class, picture) of the most similar training photos.
+      nearest: (name, class, picture) of the most similar training photos; class and picture are empty where they are
+        not known.
     """
 
     name: str
@@ -108,6 +79,7 @@ def look(
       bundle: None where there is no model to ask for heat maps.
     """
     pictures = _pictures(rows, predictions, probabilities, album, bundle) if album else {}
+    training = _training(predictions, album, bundle)
     names, found = predictions.classes, []
     for row in map(int, rows):
         said, truth = int(probabilities[row].argmax()), int(predictions.labels[row])
@@ -119,18 +91,28 @@ def look(
                 float(probabilities[row, said]),
                 float(probabilities[row, truth]),
                 str(verdicts[row]),
-                nearest=_nearest(row, predictions, album),
+                nearest=tuple((name, *training(name)) for name in _nearest(row, predictions)),
                 **pictures.get(row, {}),
             )
         )
     return found
 
 
-def _nearest(row: int, predictions: Predictions, album: Album | None) -> tuple[tuple[str, str, str], ...]:
-    near = [int(other) for other in predictions.nearest[row][:NEAREST] if other >= 0]
-    labels = [str(predictions.classes[predictions.labels[other]]) for other in near]
-    pictures = [album.thumbnail(other) if album else "" for other in near]
-    return tuple(zip([str(predictions.names[other]) for other in near], labels, pictures, strict=True))
+def _nearest(row: int, predictions: Predictions) -> list[str]:
+    return [str(predictions.references[number]) for number in predictions.nearest[row][:NEAREST] if number >= 0]
+
+
+def _training(predictions: Predictions, album: Album | None, bundle: Bundle | None) -> Callable[[str], tuple[str, str]]:
+    """What gives (class, picture) of a training photo by its name; of an evaluation those are the model's."""
+    row_of = {str(name): row for row, name in enumerate(predictions.names)}
+    if not (predictions.splits == "train").any():
+        return TrainingPhotos(bundle) if bundle else lambda name: ("", "")
+
+    def known(name: str) -> tuple[str, str]:
+        row = row_of[name]
+        return str(predictions.classes[predictions.labels[row]]), album.thumbnail(row) if album else ""
+
+    return known
 
 
 def _pictures(

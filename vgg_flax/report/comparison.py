@@ -12,7 +12,8 @@ from vgg_flax.answers.predictions import Predictions
 from vgg_flax.data.photos import Photos
 from vgg_flax.files import write_atomic
 from vgg_flax.insight import compare
-from vgg_flax.report import closely, page
+from vgg_flax.report import page
+from vgg_flax.report.album import Album
 
 MOST = 200  # photos on which runs differ, on the page
 
@@ -60,7 +61,7 @@ def write(
         shared=len(shared.names),
         contested=shared.contested,
         accuracies=shared.right.mean(0).tolist() if len(shared.names) else [],
-        sentences=[compare.in_words(pair, names) for pair in compare.pairs(shared)],
+        sentences=compare.all_in_words(compare.pairs(shared), names),
         differ=len(differ),
         photos=rows,
         missing=missing,
@@ -73,5 +74,5 @@ def _pictures(rows: np.ndarray, table: Predictions, photos: Photos | None) -> li
     """A `data:` URI for each of these rows, empty where the photo is gone."""
     if photos is None:
         return [""] * len(rows)
-    album = closely.Album(photos, table)
+    album = Album(photos, table)
     return [album.thumbnail(int(row)) for row in rows]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from vgg_flax.data.photos import Photos
 from vgg_flax.files import write_atomic
 from vgg_flax.insight import metrics
 from vgg_flax.report import charts, closely, thumbnails
+from vgg_flax.report.album import Album
 
 NOTHING, SPACE = "\N{EN DASH}", "\N{NARROW NO-BREAK SPACE}"
 NAME, BESIDE = "report.html", "report_files"
@@ -40,6 +43,7 @@ def write(
     photos: Photos | None,
     bundle: Bundle | None,
     missing: str = "",
+    log: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """Write a run's page, and beside it the sheets of thumbnails where there are many photos.
 
@@ -52,19 +56,18 @@ def write(
       photos: of the run; None where they are gone.
       bundle: for heat maps; None goes without.
       missing: why there are no pictures, in a line.
+      log: rows of metrics.csv; of an evaluation none.
 
     Returns:
       The page's path.
     """
-    album = closely.Album(photos, predictions) if photos is not None else None
+    album = Album(photos, predictions) if photos is not None else None
     probabilities = judge.probabilities(predictions.logits)
     verdicts = judge.verdicts(probabilities, predictions.familiarity)
-    said = (predictions, probabilities, verdicts)
     mistakes, unsure = closely.choose(predictions, probabilities)
-    close = closely.look(np.concatenate([mistakes, unsure]), *said, album, bundle)
-    test = np.flatnonzero(predictions.splits == "test")
-    labels = predictions.labels[test]
-    matrix = np.array(report["test"]["confusion_matrix"], np.int64)
+    close = closely.look(np.concatenate([mistakes, unsure]), predictions, probabilities, verdicts, album, bundle)
+    test, figures = predictions.splits == "test", report["test"]
+    matrix = np.array(figures["confusion_matrix"], np.int64)
     classes = [str(name) for name in predictions.classes]
     text = render(
         "page.html.jinja",
@@ -77,11 +80,13 @@ def write(
         classes=classes,
         counts={split: int((predictions.splits == split).sum()) for split in ("train", "val", "test")},
         missing=missing,
-        wrong=report["test"]["count"] - int(np.trace(matrix)),
+        wrong=figures["count"] - int(np.trace(matrix)),
         confusion=charts.confusion(classes, matrix),
-        per_class=charts.per_class(report["test"], matrix),
-        bins=charts.reliability(report["test"]["reliability"], metrics.BINS),
-        coverage=charts.coverage(probabilities[test], labels, report["test"]["judged"], judge.min_precision),
+        per_class=charts.per_class(figures, matrix),
+        bins=charts.reliability(figures["reliability"], metrics.BINS),
+        coverage=charts.coverage(probabilities[test], predictions.labels[test], figures["judged"], judge.min_precision),
+        curves=charts.curves(log, report.get("best_epoch", 0)),
+        step="iteration" if report.get("chosen") else "epoch",
         mistakes=close[: len(mistakes)],
         unsure=close[len(mistakes) :],
         doctor=closely.doubted(report.get("doctor", {}), predictions, album),
@@ -110,8 +115,8 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def soft(name: str) -> Markup:
-    """A name, escaped, that may be broken after each underscore."""
-    return Markup("_<wbr>").join(map(escape, name.split("_")))
+    """A name, escaped, that may be broken after each underscore and slash."""
+    return Markup("<wbr>").join(map(escape, re.split("(?<=[_/])", name)))
 
 
 def plain(value: Any) -> str:
@@ -129,9 +134,7 @@ def _source(name: str) -> str:
     return resources.files("vgg_flax.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _opened(
-    folder: Path, predictions: Predictions, probabilities: np.ndarray, album: closely.Album | None
-) -> dict[str, Any]:
+def _opened(folder: Path, predictions: Predictions, probabilities: np.ndarray, album: Album | None) -> dict[str, Any]:
     """What the page's script reads: the test photos cell by cell, and their thumbnails or the sheets these are on."""
     test = np.flatnonzero(predictions.splits == "test")
     said, confidence = probabilities[test].argmax(1), probabilities[test].max(1)
@@ -141,9 +144,9 @@ def _opened(
     there = album.has(test[order]) if album else np.zeros(len(order), bool)
     place = np.where(there, np.cumsum(there) - 1, -1)
     shutil.rmtree(folder / BESIDE, ignore_errors=True)
-    thumbs, sheets = [], []
+    thumbs, sheets, shapes = [], [], []
     if album:
-        pictures = (thumbnails.thumbnail(album.images(test[[i]])[0]) for i in order[there])
+        pictures = _noting_shapes((album.small(int(test[i])) for i in order[there]), shapes)
         if there.sum() <= IN_PAGE:
             thumbs = [thumbnails.data_uri(picture) for picture in pictures]
         else:
@@ -157,6 +160,14 @@ def _opened(
         "photos": rows,
         "thumbs": thumbs,
         "sheets": sheets,
+        "shapes": shapes,
         "side": thumbnails.SIDE,
         "across": thumbnails.ACROSS,
     }
+
+
+def _noting_shapes(pictures: Iterable[np.ndarray], shapes: list[list[int]]) -> Iterator[np.ndarray]:
+    """The same pictures; the width and height of each is added to `shapes` as it goes by."""
+    for picture in pictures:
+        shapes.append([picture.shape[1], picture.shape[0]])
+        yield picture

@@ -26,9 +26,10 @@ def data_uri(picture: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg(picture)).decode()}"
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """uint8 RGB `[h, w, 3]` -> uint8 `[SIDE, SIDE, 3]`."""
-    return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+def thumbnail(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 RGB `[h, w, 3]` -> the same in the proportions of `size`, its longer side SIDE. size: (width, height)."""
+    width, height = (max(1, round(SIDE * side / max(size))) for side in size)
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def at_most(picture: np.ndarray, side: int) -> np.ndarray:
@@ -38,7 +39,10 @@ def at_most(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def write_sheets(thumbnails: Iterable[np.ndarray], folder: Path) -> list[str]:
-    """Lay thumbnails out on sheets, row by row, and write these; returns their names in `folder`."""
+    """Lay thumbnails out on sheets, row by row, and write these; returns their names in `folder`.
+
+    Each lies in the upper left corner of a square of SIDE pixels.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for number, sheet in enumerate(_sheets(thumbnails), 1):
@@ -51,7 +55,7 @@ def _sheets(thumbnails: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     sheet, place = np.full((ACROSS * SIDE, ACROSS * SIDE, 3), 255, np.uint8), 0
     for picture in thumbnails:
         top, left = place // ACROSS * SIDE, place % ACROSS * SIDE
-        sheet[top : top + SIDE, left : left + SIDE] = picture
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         place += 1
         if place == ACROSS**2:
             yield sheet

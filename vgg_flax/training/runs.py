@@ -143,13 +143,9 @@ class Run:
 
     def read_log(self, epochs: int) -> list[dict[str, float]]:
         """The first `epochs` rows of metrics.csv; later ones belong to work that was not saved, and are dropped."""
-        path = self.folder / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        self._tracked = min(epochs, len(rows))
-        return [row | {"epoch": int(row["epoch"])} for row in rows[:epochs]]
+        rows = read_log(self.folder)[:epochs]
+        self._tracked = len(rows)
+        return rows
 
     @functools.cached_property
     def tracker(self) -> Tracker:
@@ -177,6 +173,15 @@ class Run:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *rows])
         write_atomic(self.folder / name, text.getvalue().encode(errors="surrogateescape"))
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """All rows of a run's metrics.csv; none where there is no such file. Raises ValueError where it is damaged."""
+    if not (path := folder / "metrics.csv").exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 class Clock:

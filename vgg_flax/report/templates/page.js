@@ -14,10 +14,17 @@ function element(name, text, className) {
   return made;
 }
 
+function named(name) {
+  const made = element("div");
+  for (const part of name.split(/(?<=[_/])/)) made.append(part, element("wbr"));
+  return made;
+}
+
 function thumbnail(place, name) {
   const frame = element("span", "", "thumb");
   if (place < 0) return frame;
   const image = element("img");
+  [frame.style.width, frame.style.height] = data.shapes[place].map((side) => `${side}px`);
   image.alt = name;
   if (data.thumbs.length) {
     image.src = data.thumbs[place];
@@ -36,7 +43,7 @@ function showMore() {
   const first = list.children.length;
   for (const [name, , said, probability, place] of rest.splice(0, STEP)) {
     const item = element("li");
-    item.append(thumbnail(place, name), element("b", `${data.classes[said]} ${probability.toFixed(1)}\u202f%`), element("div", name));
+    item.append(thumbnail(place, name), element("b", `${data.classes[said]} ${probability.toFixed(1)}\u202f%`), named(name));
     item.tabIndex = -1;
     list.append(item);
   }
