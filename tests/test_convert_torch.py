@@ -136,6 +136,21 @@ def test_a_state_dict_comes_in_whole(tmp_path, kind):
     assert_same_answers(tmp_path / "m.safetensors", tmp_path / "c", probabilities(model), spec=spec, **settings)
 
 
+@pytest.mark.parametrize("kind", ["three classes", "vgg16_bn"])
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda model: torch.jit.trace(model, inputs()[:1])])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_state_of_traced_and_scripted_models_is_read(tmp_path, kind, compiled):
+    model = built(kind)
+    torch.jit.save(compiled(model), tmp_path / "m.pt")
+    assert_same_answers(tmp_path / "m.pt", tmp_path / "b", probabilities(model))
+    with readers.open_source(tmp_path / "m.pt") as source:
+        names = [name for name in model.state_dict() if "num_batches" not in name]
+        assert source.format == "TorchScript" and [tensor.name for tensor in source.tensors] == names
+    torch.jit.save(torch.jit.freeze(torch.jit.script(model)), tmp_path / "frozen.pt")
+    with pytest.raises(UserError, match=r"freeze made has constants .*Save the bare weights instead"):
+        imported(tmp_path / "frozen.pt", tmp_path / "c")
+
+
 def test_half_precision(tmp_path):
     model = built("three classes")
     torch.save(model.half().state_dict(), tmp_path / "m.pth")

@@ -24,6 +24,7 @@ from test_convert_files import SMALL16, conv_shapes, random_backbone, write_kera
 from test_convert_formats import (
     batch_norms,
     caffe_name,
+    torch_pickle,
     torch_state,
     with_norms,
     write_torch_legacy,
@@ -93,6 +94,15 @@ def write_torch_head(path, arrays):
     write_torch_zip(path, state)
 
 
+def write_torch_script(path, arrays):
+    """What torch.jit.save writes, its modules in one."""
+    data, storages = torch_pickle(torch_state(SMALL16, arrays))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02c__torch__.vgg\nV\n)\x81" + data[2:-1] + b"b.")
+        for i, storage in enumerate(storages):
+            archive.writestr(f"w/data/{i}", storage)
+
+
 def write_whole_archive(path, arrays):
     write_keras3(path.with_suffix(".inner"), whole_arrays())
     with zipfile.ZipFile(path, "w") as archive:
@@ -110,6 +120,7 @@ WRITERS = {
     "onnx": lambda path, arrays: onnx.save(vgg_graph(SMALL16, arrays), path),
     "safetensors": lambda path, arrays: safetensors.numpy.save_file(torch_state(SMALL16, arrays), path),
     "torch": lambda path, arrays: write_torch_zip(path, torch_state(SMALL16, arrays)),
+    "torch script": write_torch_script,
     "torch before 1.6": lambda path, arrays: write_torch_legacy(path, torch_state(SMALL16, arrays)),
     "npy": write_npy,
     "npz": write_npz,

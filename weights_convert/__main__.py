@@ -70,6 +70,8 @@ class Reading:
     """Of a head in a file without an architecture: relu,none,..., one for each place between its layers."""
     architecture: Path | None = None
     """What model.to_json() gave, for a Keras file that holds weights alone."""
+    backbone: str | None = None
+    """What lies before a head that is alone in the file: imagenet, or another weight file or folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +199,17 @@ def import_file(command: Import) -> None:
 
     with readers.open_source(command.file) as source:
         source = readers.described(source, command.reading.architecture)
+        if command.reading.backbone:
+            source = _behind(command.reading.backbone, source, command.model)
         found = convert.plan(source, dialect=command.reading.dialect)
         if command.model not in ("auto", found.model):
             mapping.wrong_model(command.file, found.model, command.model)
-        if command.data or command.classes or (command.preprocess and found.has_head and not found.has_top):
+        if (
+            command.data
+            or command.classes
+            or command.reading.backbone
+            or (command.preprocess and found.has_head and not found.has_top)
+        ):
             return _import_model(command, source, found)
         if command.preprocess:
             how = preparation(command.preprocess, found.preprocessing.image_size)
@@ -211,6 +220,19 @@ def import_file(command: Import) -> None:
     tables.line(f"{command.folder} written. Train with it: {how}")
     if found.has_head and not found.has_top:
         tables.line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
+
+
+def _behind(backbone: str, head: Source, model: str) -> Source:
+    from vgg_flax.console import say
+    from vgg_flax.network.spec import BACKBONES
+    from weights_convert import join, pretrained
+
+    if backbone == "imagenet" and head.dialects[0] in ("torchvision", "timm"):
+        raise UserError(
+            f"{head.path} is of PyTorch, and imagenet is Keras's weights. Give torchvision's: --backbone FILE."
+        )
+    spec = BACKBONES["vgg16" if model == "auto" else model]
+    return join.join(head, pretrained.load(backbone, spec, say=say))
 
 
 def _import_model(command: Import, source: Source, found: Plan) -> None:

@@ -108,7 +108,8 @@ def _convolutions(source: Source, modules: list[Module]) -> list[Module]:
     names = [printable(module.name) for module in convs or modules]
     some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     kind = f"{len(convs)} convolutions" if convs else "layers"
-    refuse(source.path, f"is no VGG16 or VGG19 ({source.format}): {EXPECTED}; found {kind} {some or 'none'}.")
+    alone = "" if convs or not names else " Is it a head alone? Then: import --backbone imagenet, or another FILE."
+    refuse(source.path, f"is no VGG16 or VGG19 ({source.format}): {EXPECTED}; found {kind} {some or 'none'}.{alone}")
 
 
 def _alike(run: list[Module]) -> bool:
@@ -186,7 +187,7 @@ class _Chain:
             chain.pop()
         others = [m for m in modules if m not in chain and (len(m.shape) == 2 or (m.norm and len(m.parts) > 2))]
         if not chain or (not self.known and any(module.norm for module in modules)):
-            return
+            return self._spare(others or [module for module in modules if module.norm] if chain else [])
         side = math.isqrt(math.prod(chain[0].shape[:-1] or chain[0].shape) // self.channels)
         flat = side > 1
         own = own and (flat or not chain[0].torch)
@@ -202,8 +203,11 @@ class _Chain:
                 flat = False
             if i + 1 < len(chain) and (i or not module.norm):
                 self._between(module.name, chain[i + 1].name, own)
-        for module in others:  # they may lie between the others, or be another head
-            self.layers.append({"class_name": "spare layer", "config": {"name": module.name}})
+        self._spare(others)
+
+    def _spare(self, modules: list[Module]) -> None:
+        """They may lie between the others, or be another head."""
+        self.layers += [{"class_name": "spare layer", "config": {"name": module.name}} for module in modules]
 
     def _between(self, one: str, other: str, own: bool) -> None:
         """The activation between two modules, where their numbers leave room for one."""

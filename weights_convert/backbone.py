@@ -50,7 +50,8 @@ def find(graph: Graph) -> Backbone:
     """Follow the layers. Raises WeightFileError, naming the layer that no VGG has."""
     first = next((i for i, layer in enumerate(graph.layers) if layer.kind in CONVS), None)
     if first is None:
-        refuse(graph.path, "has no convolutions. Expected the 13 of VGG16 or the 16 of VGG19.")
+        alone = "Is it a head alone? Then: import --backbone imagenet"
+        refuse(graph.path, f"has no convolutions. Expected the 13 of VGG16 or the 16 of VGG19. {alone}.")
     walk, i = _Walk(graph), first
     walk.padded = any(_pads(graph.layers[ref.layer]) for ref in graph.layers[first].reads)
     while True:

@@ -136,7 +136,8 @@ class _Builder:
             self._activate(layer.config.get("activation"), layer)
         elif layer.kind == "spare layer":
             what = f"{printable(layer.name)} may lie between the other dense layers, or belong to another head"
-            refuse(self.source.path, f"{what}. Expected one chain of dense layers and batch norms, in order.")
+            chain = "one chain of dense layers and batch norms, in order, or, for Keras, --architecture FILE.json"
+            refuse(self.source.path, f"{what}. Expected {chain}.")
         elif layer.kind == "Normalization":
             self._normalize(*moments(self.source, layer))
         elif layer.kind == "BatchNormalization":
