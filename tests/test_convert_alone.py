@@ -27,6 +27,11 @@ def blog(*shape):
     return keras.Sequential([keras.Input(shape), *first, *dense])
 
 
+def quarters():
+    dense = [layers.AveragePooling2D(2), layers.Flatten(), layers.Dense(7, "relu"), layers.Dense(2, "softmax")]
+    return keras.Sequential([keras.Input((4, 4, C)), *dense])
+
+
 def averaged():
     x = features = keras.Input((4, 4, C))
     for layer in (layers.GlobalAveragePooling2D(), layers.Dense(9, "relu"), layers.Dense(3, "softmax")):
@@ -41,6 +46,7 @@ HEADS = {
     "rows of features": (lambda: blog(4 * 4 * C), lambda maps: maps.reshape(len(maps), -1)),
     "averages": (lambda: blog(C), lambda maps: maps.mean((1, 2))),
     "functional": (averaged, lambda maps: maps),
+    "averages of quarters": (quarters, lambda maps: maps),
 }
 
 
@@ -91,6 +97,8 @@ def test_a_head_alone_comes_in_behind_the_backbone(tmp_path, kind, file):
     expected = keras_probabilities(head, inputs)
     weights_alone = file.endswith("weights .h5") or file == ".weights.h5"
     said = {"head_activations": "relu", "logit": True} if weights_alone else {}
+    if kind == "averages of quarters" and weights_alone:
+        return  # pools hold no weights
     names = "a,b,c"[: 2 * expected.shape[1] - 1]
     imported(tmp_path / name, tmp_path / "b", classes=names, image_size=32 * side, **said)
     found = Predictor.load(tmp_path / "b", engine="xla").probabilities(photos)

@@ -173,7 +173,11 @@ REFUSED = {
         "ends in softmax over one output",
     ),
     "a number": (lambda: nested(layers.Flatten(), layers.Dense(1)), "If it is a logit: --logit"),
-    "a pool of a part": (lambda: nested(layers.AveragePooling2D(1), layers.Flatten(), layers.Dense(2)), "AveragePool"),
+    "a pool of a part": (lambda: nested(layers.MaxPooling2D(1), layers.Flatten(), layers.Dense(2)), "MaxPooling2D"),
+    "pools that overlap": (
+        lambda: nested(layers.AveragePooling2D(1, 2), layers.Flatten(), layers.Dense(2)),
+        "AveragePooling2D",
+    ),
     "a relu behind a norm": (
         lambda: nested(layers.BatchNormalization(), layers.ReLU(), layers.Flatten(), layers.Dense(2)),
         "activation relu",

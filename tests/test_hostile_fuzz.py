@@ -31,6 +31,7 @@ from test_convert_formats import (
     write_torch_zip,
 )
 from test_convert_onnx import vgg_graph
+from test_convert_onnx_heads import pooled_by_torch, pooled_graph
 
 import weights_convert
 from vgg_flax.errors import UserError
@@ -118,6 +119,7 @@ WRITERS = {
     "keras 3 h5": write_keras3,
     "keras archive": write_keras_archive,
     "onnx": lambda path, arrays: onnx.save(vgg_graph(SMALL16, arrays), path),
+    "onnx of torch with its pool": lambda path, arrays: onnx.save(pooled_graph(128, pooled_by_torch(4)), path),
     "safetensors": lambda path, arrays: safetensors.numpy.save_file(torch_state(SMALL16, arrays), path),
     "torch": lambda path, arrays: write_torch_zip(path, torch_state(SMALL16, arrays)),
     "torch script": write_torch_script,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from weights_convert.keras_config import ADAPTIVE
 from weights_convert.mapping import from_oihw, rows_from_chw
 from weights_convert.rules import DEPTHS, TOP_LAYERS
 from weights_convert.tensor import Source, Tensor, printable, refuse
@@ -194,6 +195,8 @@ class _Chain:
         if flat or own:
             size = [None, 32 * side, 32 * side, 3]
             self.layers.insert(0, {"class_name": "InputLayer", "config": {"name": "images", "batch_shape": size}})
+        if flat and chain[0].torch:  # VGG's own pool, for pictures of another size
+            self._layer(ADAPTIVE, output_size=side)
         self._layer("Flatten" if flat or own else "GlobalAveragePooling2D")
         for i, module in enumerate(chain):
             if module.norm:

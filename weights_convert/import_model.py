@@ -146,6 +146,9 @@ def _notes(head: Head, settings: Settings) -> Iterator[str]:
     if inside.resized:
         size, method = inside.resized
         yield f"The model resizes to {size} pixels ({method}); here pictures are resized by area, or cubic to enlarge."
+    if head.pool:
+        side, pooled = (f"{side}x{side}" for side in head.pool)
+        yield f"Average pools that make {pooled} places of {side}, as torchvision's do, are in the first dense layer."
     if settings.image_size and head.image_size not in (None, settings.image_size):
         yield f"warning: the file declares pictures of {head.image_size} pixels, --image-size {settings.image_size}."
 

@@ -65,8 +65,8 @@ def _before(head: Source, under: Weights) -> list[dict[str, Any]]:
     flat = len(shape) == 2 and type(shape[1]) is int and shape[1] % channels == 0
     side = math.isqrt(shape[1] // channels) if flat else next(iter(shape[1:2]), None)
     if flat:
-        layers.append(_layer("Flatten" if side > 1 else "GlobalAveragePooling2D", "features"))
-    if isinstance(side, int) and (side > 1 or not flat):
+        layers.append(_layer("GlobalAveragePooling2D" if side == 1 else "Flatten", "features"))
+    if type(side) is int and (side > 1 or not flat):
         layers.insert(0, _layer("InputLayer", "images", batch_shape=[None, 32 * side, 32 * side, 3]))
     return layers
 

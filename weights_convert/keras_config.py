@@ -16,6 +16,7 @@ from weights_convert.tensor import printable, refuse
 
 MODELS = {"Sequential", "Functional", "Model"}
 CONVS = ("Conv2D", "Convolution2D")
+ADAPTIVE = "AdaptiveAveragePooling2D"  # torch's, of which Keras has no layer
 MAX_LAYERS, MAX_DEPTH = 1000, 8
 # Layers that do nothing when a model is used.
 IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Identity"}

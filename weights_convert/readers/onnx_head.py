@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from weights_convert.keras_config import ADAPTIVE
 from weights_convert.mapping import from_oihw, rows_from_chw
 from weights_convert.tensor import printable, refuse
 
@@ -86,10 +87,15 @@ class Part:
         elif kind in POOLS and self._is_global(node, ints.get("axes", [])):
             self._rows = self._rows or "in_out"
             self._layer(POOLS[kind])
+        elif kind == "AdaptiveAveragePool":
+            self._layer(ADAPTIVE, output_size=facts["size"])
         elif kind == "AveragePool" and set(ints.get("kernel_shape", [0])) == {1}:
             pass  # torch's adaptive pool where there is nothing to adapt
-        elif kind in ("AveragePool", "MaxPool") and not any(ints.get("pads", [])):
-            self._layer(f"{kind.removesuffix('Pool')}Pooling2D", pool_size=ints.get("kernel_shape"))
+        elif kind in ("AveragePool", "MaxPool") and not any(ints.get("pads", [])) and not facts.get("ceil_mode"):
+            sizes = {"pool_size": ints.get("kernel_shape"), "strides": ints.get("strides", [1, 1])}
+            self._layer(
+                f"{kind.removesuffix('Pool')}Pooling2D", padding="other" if "auto_pad" in facts else "valid", **sizes
+            )
         elif kind in ("Gemm", "MatMul") and len(node.input) > 1 and node.input[1] in self._constants:
             self._dense(node, facts)
         elif kind in ACTIVATIONS and facts.get("axis", -1) in (-1, 1):

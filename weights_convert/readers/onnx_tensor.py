@@ -63,8 +63,11 @@ def small(path: Path, name: str, proto: TensorProto) -> Any:
     if math.prod(checked_shape(path, name, proto.dims)) <= MAX_SMALL:
         if proto.data_type in DTYPES:
             return read(path, name, proto).astype(np.float64).tolist()
+        plain = TensorProto()
+        plain.CopyFrom(proto)
+        bring_in(path, plain)  # or else the library opens the file
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            return numpy_helper.to_array(proto).tolist()
+            return numpy_helper.to_array(plain).tolist()
     refuse(path, f"tensor {name} is applied to the picture. Expected at most {MAX_SMALL:,} plain numbers.")
 
 
