@@ -8,10 +8,10 @@ import pytest
 from test_convert_files import random_backbone, random_top, write_keras_h5
 from test_convert_formats import torch_state, write_torch_zip
 
+from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.network.spec import BackboneSpec
 from weights_convert import convert, evidence, readers, rules
-from weights_convert.__main__ import main
 
 WIDE = BackboneSpec("vgg16", ((8,) * 2, (8,) * 2, (9,) * 3, (10,) * 3, (10,) * 3))
 
@@ -48,7 +48,7 @@ def test_fine_tuned_kernels_are_known_and_others_are_not(name, bgr):
     rng = np.random.default_rng(0)
     kernel, bias = told(name, bgr)["block1_conv1"]
     for _ in range(50):
-        moved = [array + rng.normal(0, 0.015, array.shape) for array in (kernel, bias)]
+        moved = [array + rng.normal(0, 0.01, array.shape) for array in (kernel, bias)]
         found = evidence.origin(*moved)
         assert found and found[0].split()[0] == name.split()[0] and found[1] == bgr
         assert not evidence.origin(rng.normal(0, rng.uniform(0.02, 0.5), (3, 3, 3, 64)), np.zeros(64))

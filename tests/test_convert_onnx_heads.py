@@ -258,7 +258,7 @@ def test_verify_compares_the_head_too(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path, monkeypatch):
-    from weights_convert.__main__ import main
+    from vgg_flax.commands.convert import main
 
     plan = convert.plan
     monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
@@ -268,7 +268,7 @@ def test_command_line(tmp_path, monkeypatch):
 
 
 def test_a_whole_model_replaces_an_earlier_import_and_nothing_else(tmp_path, monkeypatch, capsys):
-    from weights_convert.__main__ import main
+    from vgg_flax.commands.convert import main
 
     plan = convert.plan
     monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))

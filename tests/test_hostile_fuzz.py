@@ -95,9 +95,9 @@ def write_torch_head(path, arrays):
     write_torch_zip(path, state)
 
 
-def write_torch_script(path, arrays):
+def write_torch_script(path, state):
     """What torch.jit.save writes, its modules in one."""
-    data, storages = torch_pickle(torch_state(SMALL16, arrays))
+    data, storages = torch_pickle(state)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w/data.pkl", b"\x80\x02c__torch__.vgg\nV\n)\x81" + data[2:-1] + b"b.")
         for i, storage in enumerate(storages):
@@ -122,7 +122,7 @@ WRITERS = {
     "onnx of torch with its pool": lambda path, arrays: onnx.save(pooled_graph(128, pooled_by_torch(4)), path),
     "safetensors": lambda path, arrays: safetensors.numpy.save_file(torch_state(SMALL16, arrays), path),
     "torch": lambda path, arrays: write_torch_zip(path, torch_state(SMALL16, arrays)),
-    "torch script": write_torch_script,
+    "torch script": lambda path, arrays: write_torch_script(path, torch_state(SMALL16, arrays)),
     "torch before 1.6": lambda path, arrays: write_torch_legacy(path, torch_state(SMALL16, arrays)),
     "npy": write_npy,
     "npz": write_npz,
