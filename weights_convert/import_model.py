@@ -166,8 +166,8 @@ def _best(
     by = f"{best.photos} photos of {data.source}"
     if not best.works:
         raise UserError(
-            f"{path}: under no recipe is the model better than chance on {by}, so none is chosen. Say with --preprocess "
-            "how its pictures were prepared; if its outputs come in another order than "
+            f"{path}: under no recipe is the model better than chance on {by}, so none is chosen. Say how its pictures "
+            "were prepared with --preprocess; if its outputs come in another order than "
             f"{', '.join(classes[:3])}, give --classes, too."
         )
     by += " and the optimiser's state" if best.agreement else ""

@@ -39,10 +39,9 @@ def join(head: Source, under: Weights) -> Source:
     facts = {key: json.dumps(getattr(under.preprocessing, key)) for key in ("mean", "std")}
     kept, config = head.tensors, facts
     if head.whole:
+        config = {"class_name": "Sequential", "config": [*_before(head, under), head.config], **facts}
         place = head.config["class_name"].lower()  # where a model in a model has its layers
         kept = tuple(dataclasses.replace(tensor, key=f"{place}/{tensor.key}") for tensor in kept)
-        layers = [*_before(head, under), head.config]
-        config = {"class_name": "Sequential", "config": layers, **facts}
     form = f"{head.format}; convolutions: {under.source}"
     return dataclasses.replace(head, format=form, tensors=(*tensors, *kept), config=config)
 
