@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from test_convert_files import SMALL16, SPECS
 
+import weights_convert
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.errors import UserError
-from weights_convert import convert, import_model, readers, rules, verify
+from weights_convert import convert, import_model, join, readers, rules, verify
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -134,6 +135,19 @@ def test_a_state_dict_comes_in_whole(tmp_path, kind):
     assert_same_answers(tmp_path / "m.pth", tmp_path / "b", probabilities(model), spec=spec, **settings)
     safetensors_torch.save_file(model.state_dict(), tmp_path / "m.safetensors")
     assert_same_answers(tmp_path / "m.safetensors", tmp_path / "c", probabilities(model), spec=spec, **settings)
+
+
+def test_a_head_alone_behind_the_backbone_of_another_file(tmp_path):
+    model = built("three classes")
+    torch.save(beside(features=model.features).state_dict(), tmp_path / "base.pth")
+    torch.save(beside(classifier=model.classifier).state_dict(), tmp_path / "head.pth")
+    under = weights_convert.load(str(tmp_path / "base.pth"), SMALL16, say=[].append)
+    with readers.open_source(tmp_path / "head.pth") as source:
+        source = join.join(source, under)
+        said = import_model.Settings("a,b,c", "rgb-torch")
+        import_model.import_model(source, convert.plan(source, SMALL16), tmp_path / "b", said, [].append)
+    found = Predictor.load(tmp_path / "b", engine="xla").probabilities(PHOTOS)
+    np.testing.assert_allclose(found, probabilities(model), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

@@ -34,9 +34,10 @@ def join(head: Source, under: Weights) -> Source:
         for number, part in enumerate(("kernel", "bias")):
             array = params[part][:, :, ::-1] if bgr and not i + number else params[part]
             array = array.transpose(3, 2, 0, 1) if torch and not number else array
-            key = f"conv2d_{i}/{number}".replace("_0/", "/")
+            key = f"conv2d_{i}/{number}".replace("_0/", "/") if head.whole else f"{layer}/{number}"
             tensors.append(Tensor(f"{layer}/{part}, not in the file", key, array.shape, "float32", _loader(array)))
     facts = {key: json.dumps(getattr(under.preprocessing, key)) for key in ("mean", "std")}
+    facts["first"] = next(iter(under.backbone))
     kept, config = head.tensors, facts
     if head.whole:
         config = {"class_name": "Sequential", "config": [*_before(head, under), head.config], **facts}
