@@ -175,6 +175,14 @@ def test_constants_beside_the_file_are_read_by_us_alone(tmp_path, monkeypatch):
         imported(tmp_path / "m.onnx", "bgr-raw")
 
 
+def test_axes_beside_the_file_are_read(tmp_path):
+    model = vgg_graph(SMALL16, backbone(), head=False)
+    model.opset_import[0].version = 18
+    head = [("ReduceMean", [np.array([-2, -1])], {"keepdims": 0}), ("Gemm", [normal(CHANNELS, 3), normal(3)], {})]
+    onnx.save(attach(model, head), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert imported(tmp_path / "m.onnx", "rgb-raw").spec.head.pools == ("average",)
+
+
 def test_what_is_no_average_of_torch_is_refused(tmp_path):
     pool = pooled_by_torch(4)
     pool[-1] = ("Div", [13, np.full((7, 7), 2, "f4")], {})

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from weights_convert.readers.onnx_head import Use
 from weights_convert.tensor import Tensor, checked_shape, decode, printable, refuse
 
+Convert = Callable[[np.ndarray], np.ndarray]
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
@@ -23,6 +25,15 @@ DTYPES: dict[int, str] = {
 }
 MAX_SMALL = 4096
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What a constant becomes: its key, and its shape and array as Keras lays them out."""
+
+    key: str
+    shape: tuple[int, ...]
+    convert: Convert
 
 
 def describe(path: Path, name: str, proto: TensorProto, use: Use | None) -> Tensor:
