@@ -53,8 +53,9 @@ def describe(path: Path, model: onnx.ModelProto) -> Source:
             spare.append((printable(name), "constant of the graph, no weight"))
     order = {use.key: i for i, use in enumerate(keys.values())}
     tensors.sort(key=lambda tensor: order.get(tensor.key, len(order)))
-    producer = printable(f"{model.producer_name} {model.producer_version}".strip() or "an unnamed tool")
-    dialect = "onnx-torch" if "torch" in model.producer_name.lower() else "onnx-keras"
+    tool = printable(model.producer_name)  # bytes, where it is no UTF-8
+    producer = f"{tool} {printable(model.producer_version)}".strip() or "an unnamed tool"
+    dialect = "onnx-torch" if "torch" in tool.lower() else "onnx-keras"
     config: dict[str, Any] = {"class_name": "Functional", "config": {"layers": graph.layers}}
     if model.producer_name == "vgg_flax":
         dialect = "onnx-vgg_flax"
@@ -140,7 +141,7 @@ class Graph:
             if node.op_type in ("Gather", "Split"):
                 facts.setdefault("axis", 0)
             if node.op_type == "Resize":
-                facts["interpolation"] = next((a.s.decode() for a in node.attribute if a.name == "mode"), "nearest")
+                facts["interpolation"] = next((printable(a.s) for a in node.attribute if a.name == "mode"), "nearest")
                 if isinstance(sizes := args[-1], list) and len(sizes) == 4:
                     facts["size"] = sizes[1:3] if sizes[3] == 3 else sizes[2:]
                 args = args[:1]

@@ -95,7 +95,7 @@ def _external(path: Path, name: str, proto: TensorProto) -> bytes:
     if set(facts) - EXTERNAL_KEYS or len(facts) != len(proto.external_data):
         refuse(path, f"tensor {name} has external data with the unknown or repeated key {printable(sorted(facts))}.")
     location = facts.get("location", "")
-    if not location or location in (".", "..") or set(location) & set("/\\:\0"):
+    if not isinstance(location, str) or not location or location in (".", "..") or set(location) & set("/\\:\0"):
         refuse(path, f"tensor {name} lies in {printable(location)!r}. Expected the name of a file beside the model.")
     offset, length = (_natural_number(path, name, key, facts.get(key)) for key in ("offset", "length"))
     # A model may be a link into a download cache, whose files lie side by side; its data may not be a link.
