@@ -92,6 +92,8 @@ def test_a_head_alone_comes_in_behind_the_backbone(tmp_path, kind, file):
     keras.utils.set_random_seed(0)
     inputs = read(np.asarray(keras_backbone(SMALL16, 32 * side)(prepared(photos, "rgb-unit"))))
     head = shaken(build(), inputs)
+    if kind == "averages":  # those of noise are alike, and so large logits would be of rounding
+        head.layers[-1].set_weights([0.2 * array for array in head.layers[-1].get_weights()])
     name, save = FILES[file]
     save(head, tmp_path / name)
     expected = keras_probabilities(head, inputs)
