@@ -28,7 +28,7 @@ OURS, THEIRS = "weights_convert import", "cp and sha256sum"
 IMPORT = """
 import sys
 from pathlib import Path
-from weights_convert.__main__ import main
+from vgg_flax.commands.convert import main
 sys.argv[0] = "weights_convert"
 main(["import", sys.argv[1], sys.argv[2], "--overwrite"])
 line = next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))

@@ -20,7 +20,7 @@ ONLY_IN = {
     "tensorflow_datasets": ("vgg_flax/data/tfds.py",),
     "weights_convert": ("weights_convert/", "vgg_flax/commands/"),
 }
-MAY_PRINT = ("vgg_flax/__main__.py", "vgg_flax/commands/", "weights_convert/__main__.py")
+MAY_PRINT = ("vgg_flax/__main__.py", "vgg_flax/commands/")
 HEAVY = {"tensorflow", "matplotlib", "h5py", "onnx", "torch", "keras", "tensorflow_datasets"}
 
 

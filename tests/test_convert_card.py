@@ -26,12 +26,12 @@ from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.cli import parse
+from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.insight.metrics import evaluate, supports
 from vgg_flax.settings import TrainSettings, WebcamSettings, from_flat, to_flat
 from vgg_flax.training import runs
 from weights_convert import writers
-from weights_convert.__main__ import main
 from weights_convert.writers import card
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)

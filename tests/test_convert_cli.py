@@ -26,11 +26,11 @@ from test_convert_onnx import vgg_graph
 import weights_convert
 from vgg_flax.__main__ import main as vgg_flax
 from vgg_flax.answers import bundle
+from vgg_flax.commands.convert import Dialect, main
 from vgg_flax.errors import UserError
 from vgg_flax.network import params
 from vgg_flax.network.spec import BACKBONES, KERAS_MEAN, VGG16, VGG19, HeadSpec
 from weights_convert import mapping, rules, runtimes
-from weights_convert.__main__ import Dialect, main
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_every_dialect_can_be_asked_for():
 
 def test_the_package_and_its_help_load_no_heavy_library():
     code = (
-        "import sys, weights_convert, weights_convert.__main__; "
+        "import sys, weights_convert, vgg_flax.commands.convert; "
         "print([m for m in ('jax', 'numpy', 'tensorflow', 'torch', 'h5py', 'onnx', 'keras') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -106,16 +106,26 @@ def test_help_of_an_import_has_five_settings_first_and_the_rest_in_a_group(capsy
     options = [re.findall(r"^\W*(--[a-z][a-z-]*)", group, re.MULTILINE) for group in groups]
     assert options == [
         ["--data", "--preprocess", "--classes", "--model", "--overwrite"],
-        ["--dialect", "--image-size", "--logit", "--head-activations", "--architecture"],
+        ["--dialect", "--image-size", "--logit", "--head-activations", "--architecture", "--backbone"],
     ]
 
 
 def test_an_import_does_without_jax(official, tmp_path):
     """Weights are copied from file to file: a second of loading libraries would be a quarter of its time."""
-    code = "import sys; from weights_convert.__main__ import main; main(sys.argv[1:]); print('jax' in sys.modules)"
+    code = "import sys; from vgg_flax.commands.convert import main; main(sys.argv[1:]); print('jax' in sys.modules)"
     for command in (("inspect", official), ("import", official, tmp_path / "w")):
         done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_signal_ends_it_with_one_line_under_either_name():
+    code = (
+        "import os, runpy, sys, vgg_flax.ending as ending; own = ending.own_signals\n"
+        "ending.own_signals = lambda: (own(), os.kill(os.getpid(), 15))\n"
+        "sys.argv[1:] = ['inspect', 'w.h5']; runpy.run_module('weights_convert', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143 and done.stderr == "stopped by SIGTERM. Start it again with the same command.\n"
 
 
 def test_inspect_shows_both_sides(official):

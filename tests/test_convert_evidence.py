@@ -8,10 +8,10 @@ import pytest
 from test_convert_files import random_backbone, random_top, write_keras_h5
 from test_convert_formats import torch_state, write_torch_zip
 
+from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.network.spec import BackboneSpec
 from weights_convert import convert, evidence, readers, rules
-from weights_convert.__main__ import main
 
 WIDE = BackboneSpec("vgg16", ((8,) * 2, (8,) * 2, (9,) * 3, (10,) * 3, (10,) * 3))
 
@@ -42,6 +42,19 @@ def test_the_first_kernel_decides_colours_and_statistics(tmp_path, name, bgr):
     np.testing.assert_array_equal(first, kernel[:, :, ::-1] if bgr else kernel)
 
 
+@pytest.mark.parametrize("bgr", [False, True], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("name", evidence.KNOWN)
+def test_fine_tuned_kernels_are_known_and_others_are_not(name, bgr):
+    rng = np.random.default_rng(0)
+    kernel, bias = told(name, bgr)["block1_conv1"]
+    for _ in range(50):
+        moved = [array + rng.normal(0, 0.01, array.shape) for array in (kernel, bias)]
+        found = evidence.origin(*moved)
+        assert found and found[0].split()[0] == name.split()[0] and found[1] == bgr
+        assert not evidence.origin(rng.normal(0, rng.uniform(0.02, 0.5), (3, 3, 3, 64)), np.zeros(64))
+        assert not evidence.origin(rng.permuted(kernel), bias * 0)
+
+
 def test_unknown_weights_keep_the_dialects_statistics_and_it_is_said(tmp_path):
     path = write_torch_zip(tmp_path / "w.pth", torch_state(WIDE, random_backbone(WIDE)))
     with readers.open_source(path) as source:
@@ -62,6 +75,10 @@ def test_genuine_weights_are_known(tmp_path):
     with readers.open_source(path) as source:
         plan = convert.plan(source)
     assert (plan.mean, plan.std) == rules.CAFFE and "of Caffe's VGG16, in RGB" in plan.why
+    kernel, bias = layers["block1_conv1"]
+    for seed in range(20):
+        moved = [array + np.random.default_rng(seed).normal(0, 0.02, array.shape) for array in (kernel, bias)]
+        assert evidence.origin(*moved)[1] is False and evidence.origin(moved[0][:, :, ::-1], moved[1])[1] is True
 
 
 def test_a_top_of_nan_is_left_out_with_a_line(tmp_path, capsys, monkeypatch):

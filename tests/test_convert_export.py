@@ -13,12 +13,12 @@ import weights_convert
 from vgg_flax.answers import bundle
 from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictor import Predictor
+from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.network import model
 from vgg_flax.network.extract import Extractor
 from vgg_flax.network.spec import VGG16, HeadSpec, ModelSpec, Preprocessing
 from weights_convert import rounding, verify, writers
-from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 HEADS = {

@@ -11,10 +11,10 @@ from test_convert_export import make
 from test_convert_files import KERAS_NOISE
 
 from vgg_flax.answers import bundle
+from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.network import params
 from weights_convert import verify, writers
-from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 REPOSITORY = Path(__file__).parents[1]

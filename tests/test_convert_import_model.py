@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_convert_files import KERAS_NOISE, SMALL16, keras_backbone
 
+from vgg_flax.data import open_dataset
 from vgg_flax.errors import UserError
 from vgg_flax.network.spec import BackboneSpec, HeadSpec
 from weights_convert import convert, guess, import_model, optimiser, readers, tables
@@ -148,7 +149,7 @@ PAIRS += [("norms everywhere", "h5"), ("notebook", "keras")]
 def test_whole_model_says_what_keras_says(tmp_path, kind, suffix):
     from vgg_flax.answers.predictor import Predictor
 
-    photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    photos = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
     name = FIXED[len(kind) % len(FIXED)] if "by colour" not in kind and "rescaling" not in kind else "bgr-raw"
     inputs = prepared(photos, name)
     keras.utils.set_random_seed(0)
@@ -173,7 +174,11 @@ REFUSED = {
         "ends in softmax over one output",
     ),
     "a number": (lambda: nested(layers.Flatten(), layers.Dense(1)), "If it is a logit: --logit"),
-    "a pool of a part": (lambda: nested(layers.AveragePooling2D(1), layers.Flatten(), layers.Dense(2)), "AveragePool"),
+    "a pool of a part": (lambda: nested(layers.MaxPooling2D(1), layers.Flatten(), layers.Dense(2)), "MaxPooling2D"),
+    "pools that overlap": (
+        lambda: nested(layers.AveragePooling2D(1, 2), layers.Flatten(), layers.Dense(2)),
+        "AveragePooling2D",
+    ),
     "a relu behind a norm": (
         lambda: nested(layers.BatchNormalization(), layers.ReLU(), layers.Flatten(), layers.Dense(2)),
         "activation relu",
@@ -205,7 +210,7 @@ def test_what_cannot_be_carried_over_is_named(tmp_path, kind):
 def test_one_output_is_a_logit_where_the_person_says_so(tmp_path):
     from vgg_flax.answers.predictor import Predictor
 
-    photos = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    photos = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
     model = shaken(nested(layers.GlobalAveragePooling2D(), layers.Dense(1)), prepared(photos, "bgr-caffe"))
     model.save(tmp_path / "m.keras")
     with readers.open_source(tmp_path / "m.keras") as source:
@@ -495,7 +500,7 @@ def test_an_untrained_model_tells_nothing(tmp_path):
         cv2.imwrite(str(tmp_path / "data" / "ab"[labels[i]] / f"{i}.png"), photo[..., ::-1])
     head = layers.Dense(2, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant([5.0, 0.0]))
     nested(layers.Flatten(), head).save(tmp_path / "m.keras")
-    settings = import_model.Settings(data=tmp_path / "data")
+    settings = import_model.Settings(data=open_dataset(str(tmp_path / "data")))
     with readers.open_source(tmp_path / "m.keras") as source:
         plan = convert.plan(source, SMALL16)
         with pytest.raises(UserError, match="under no recipe is the model better than chance on 40 photos"):
@@ -510,11 +515,15 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     for i, photo in enumerate(photos):
         (tmp_path / "ab"[labels[i]]).mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "ab"[labels[i]] / f"{i}.png"), photo[..., ::-1])
-    mean, std = guess.statistics(tmp_path, 64)
+    mean, std = guess.statistics(open_dataset(str(tmp_path)), 64)
     np.testing.assert_allclose(mean, photos.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, photos.astype("f8").std((0, 1, 2)), rtol=1e-6)
     head = import_model.Head(HeadSpec(2, (5,), ("average",)), {}, 64, Inside())
-    assert import_model.preparation("bgr-featurewise", 64, head, tmp_path).bgr
+    assert import_model.preparation("bgr-featurewise", 64, head, open_dataset(str(tmp_path))).bgr
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in tmp_path.rglob("*.png"):
+            archive.write(path, path.relative_to(tmp_path))
+    assert guess.statistics(open_dataset(str(tmp_path / "photos.zip")), 64) == (mean, std)
     with pytest.raises(UserError, match="give --data FOLDER"):
         import_model.preparation("bgr-featurewise", 64, head)
 
@@ -543,7 +552,7 @@ def test_labelled_photos_find_the_recipe(tmp_path, capsys):
     model.save(tmp_path / "m.h5")
     with readers.open_source(tmp_path / "m.h5") as source:
         plan = convert.plan(source, SMALL16)
-        settings = import_model.Settings(data=tmp_path / "data")
+        settings = import_model.Settings(data=open_dataset(str(tmp_path / "data")))
         done = import_model.import_model(source, plan, tmp_path / "bundle", settings, tables.scores)
     assert done.recipe.name == "bgr-unit" and done.chosen.startswith("best of 12 by 24 photos of ")
     out = capsys.readouterr().out

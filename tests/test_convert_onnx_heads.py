@@ -110,6 +110,87 @@ def test_whole_graph_says_what_onnxruntime_says(tmp_path, kind, producer):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def pooled_by_torch(side):
+    """AdaptiveAvgPool2d(7) of a map, as torch.onnx of torch 2.13 writes it: (operator, inputs, attributes), where a
+    number is the output of an earlier one. Gathers, a mask and sums; or a mean, where each place is of two by two."""
+    ends = [(i * side // 7, -(-(i + 1) * side // 7)) for i in range(7)]
+    index = np.array([[min(start + k, side - 1) for k in range(2)] for start, _ in ends])
+    mask = np.array([[start + k >= end for k in range(2)] for start, end in ends])
+    places = np.stack(np.broadcast_arrays(index[:, :, None, None], index), -1)
+    nodes = [("Transpose", ["map"], {"perm": [2, 3, 0, 1]}), ("GatherND", [0, places], {})]
+    nodes.append(("Transpose", [1], {"perm": [4, 5, 0, 1, 2, 3]}))
+    if not mask.any():
+        return [*nodes, ("ReduceMean", [2, np.array([-3, -1])], {"keepdims": 0})]
+    zero, first, second = np.array(0, "f4"), np.array(0), np.array(1)
+    nodes += [("Where", [mask, zero, 2], {}), ("Where", [mask[:, :, None, None], zero, 3], {})]
+    nodes += [("Gather", [4, first], {"axis": 3}), ("Gather", [5, first], {"axis": 4})]
+    nodes += [("Gather", [5, second], {"axis": 4}), ("Add", [6, 7], {}), ("Gather", [4, second], {"axis": 3})]
+    nodes += [("Gather", [9, first], {"axis": 4}), ("Add", [8, 10], {}), ("Gather", [9, second], {"axis": 4})]
+    counts = np.outer(*[(~mask).sum(1).astype("f4")] * 2)
+    return [*nodes, ("Add", [11, 12], {}), ("Div", [13, counts], {})]
+
+
+def pooled_graph(size, pool):
+    """A VGG for pictures of `size` pixels, these operators behind its last pool, then dense layers of 7 x 7 places."""
+    model = vgg_graph(SMALL16, backbone(), producer="pytorch", head=False)
+    place = model.graph.output[0].name
+    for i, (kind, inputs, attributes) in enumerate(pool):
+        names = []
+        for k, one in enumerate(inputs):
+            names.append(place if isinstance(one, str) else f"pool{one}" if isinstance(one, int) else f"p{i}_{k}")
+            if isinstance(one, np.ndarray):
+                model.graph.initializer.append(numpy_helper.from_array(one, names[-1]))
+        model.graph.node.append(helper.make_node(kind, names, [f"pool{i}"], **attributes))
+    model.graph.output[0].name = f"pool{len(pool) - 1}"
+    first = [normal(7, 49 * CHANNELS), normal(7)]
+    dense = [("Reshape", [np.array([-1, 49 * CHANNELS])], {}), ("Gemm", first, {"transB": 1}), ("Relu", [], {})]
+    attach(model, [*dense, ("Gemm", [normal(3, 7), normal(3)], {"transB": 1})])
+    model.opset_import[0].version = 18
+    shape = ["n", size, size, 3]
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input", TensorProto.FLOAT, shape))
+    return model
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_the_adaptive_pool_of_torch_is_folded_into_the_first_dense_layer(tmp_path, size):
+    path, photos = tmp_path / "m.onnx", verify.noise(size)
+    onnx.save(pooled_graph(size, pooled_by_torch(size // 32)), path)
+    expected = probabilities(path, photos[..., ::-1])
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    bundle = imported(path, "bgr-raw")
+    assert bundle.spec.image_size == size
+    np.testing.assert_allclose(Predictor(bundle, engine="xla").probabilities(photos), expected, atol=1e-5)
+
+
+def test_constants_beside_the_file_are_read_by_us_alone(tmp_path, monkeypatch):
+    """ONNX's own library would look for them in the working folder."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    model = pooled_graph(128, pooled_by_torch(4))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert imported(tmp_path / "m.onnx", "bgr-raw").spec.head.flat
+    (tmp_path / "m.data").rename(folder / "m.data")
+    with pytest.raises(UserError, match=r"lies in 'm\.data', which can't be opened"):
+        imported(tmp_path / "m.onnx", "bgr-raw")
+
+
+def test_axes_beside_the_file_are_read(tmp_path):
+    model = vgg_graph(SMALL16, backbone(), head=False)
+    model.opset_import[0].version = 18
+    head = [("ReduceMean", [np.array([-2, -1])], {"keepdims": 0}), ("Gemm", [normal(CHANNELS, 3), normal(3)], {})]
+    onnx.save(attach(model, head), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert imported(tmp_path / "m.onnx", "rgb-raw").spec.head.pools == ("average",)
+
+
+def test_what_is_no_average_of_torch_is_refused(tmp_path):
+    pool = pooled_by_torch(4)
+    pool[-1] = ("Div", [13, np.full((7, 7), 2, "f4")], {})
+    onnx.save(pooled_graph(128, pool), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="operator Transpose head_1"):
+        imported(tmp_path / "m.onnx", "bgr-raw")
+
+
 def test_arithmetic_before_the_first_convolution_is_kept(tmp_path):
     model = attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"])
     before = [
@@ -185,7 +266,7 @@ def test_verify_compares_the_head_too(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path, monkeypatch):
-    from weights_convert.__main__ import main
+    from vgg_flax.commands.convert import main
 
     plan = convert.plan
     monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))
@@ -195,7 +276,7 @@ def test_command_line(tmp_path, monkeypatch):
 
 
 def test_a_whole_model_replaces_an_earlier_import_and_nothing_else(tmp_path, monkeypatch, capsys):
-    from weights_convert.__main__ import main
+    from vgg_flax.commands.convert import main
 
     plan = convert.plan
     monkeypatch.setattr(convert, "plan", lambda source, *_, **__: plan(source, SMALL16))

@@ -13,9 +13,9 @@ from test_convert_files import KERAS_NOISE, SMALL16, SPECS, random_backbone, ran
 from test_convert_formats import torch_state
 
 from vgg_flax.answers import bundle
+from vgg_flax.commands.convert import main
 from vgg_flax.network.spec import HeadSpec, ModelSpec
 from weights_convert import mapping, rules
-from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 TORCH, MEASURED = rules.TORCH, ((101.1, 97.3, 83.7), (61.3, 59.9, 57.1))

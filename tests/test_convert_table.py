@@ -36,13 +36,13 @@ from test_convert_files import (
 from test_convert_formats import batch_norms, torch_state, with_norms, write_tfjs, write_torch_legacy, write_torch_zip
 from test_convert_import_model import unnamed
 from test_convert_onnx import vgg_graph
-from test_hostile_fuzz import write_npy, write_npz
+from test_hostile_fuzz import write_npy, write_npz, write_torch_script
 
 from vgg_flax.answers import bundle
+from vgg_flax.commands.convert import main
 from vgg_flax.network import params
-from vgg_flax.network.spec import HeadSpec, ModelSpec, Preprocessing, dense_layers
+from vgg_flax.network.spec import BACKBONES, HeadSpec, ModelSpec, Preprocessing, dense_layers
 from weights_convert import convert, mapping, readers, rules, tables
-from weights_convert.__main__ import main
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 PAGE = Path(__file__).parents[1] / "docs" / "weights.md"
@@ -121,6 +121,19 @@ def keras_unnamed(shape):
         unnamed(path)
 
     return write
+
+
+def head_alone(path, given):
+    """`bottleneck_fc_model.h5`, and beside it the folder with the convolutions that it was trained on."""
+    import keras
+
+    names = {"hidden": "relu", "labels": "softmax"}
+    dense = [keras.layers.Dense(given.dense[name][1].size, kind, name=name) for name, kind in names.items()]
+    head = keras.Sequential([keras.Input((2, 2, WIDTHS[-1])), keras.layers.Flatten(), *dense])
+    for layer in dense:
+        layer.set_weights(given.dense[layer.name])
+    head.save(path)
+    write_keras_h5(path.with_name("base.h5"), given.convs)
 
 
 def vggface(path, given):
@@ -233,6 +246,7 @@ class Case:
     name: str
     write: Callable
     holds: tuple[str, ...] = ("no top", "top", "own head")
+    alone: bool = False
 
     def __str__(self):
         return f"{self.dialect}, {self.title}"
@@ -259,6 +273,7 @@ CASES = [
     Case("keras", "`.keras`, `preprocess_input` inside", "m.keras", keras_inside, OWN),
     Case("keras", "`.keras` before Keras 3.7, VGG flat", "m.keras", keras_unnamed("flat"), OWN),
     Case("keras", "`.keras` before Keras 3.7, VGG nested", "m.keras", keras_unnamed("nested"), OWN),
+    Case("keras", "a head alone, `.h5`, with `--backbone`", "m.h5", head_alone, OWN, alone=True),
     Case("keras", "`.npz` of Keras names", "w.npz", keras_npz),
     Case("keras", "tensorflow.js folder", "web", tfjs),
     Case("keras-numbered", "weights `.h5`", "w.h5", lambda path, given: write_keras_h5(path, numbered(given)), TOPS),
@@ -273,6 +288,7 @@ CASES = [
     Case("onnx-vgg_flax", "`.onnx`", "m.onnx", our_onnx, OWN),
     Case("torchvision", "`.pth`, zip", "w.pth", torch_file(write_torch_zip)),
     Case("torchvision", "`.pth`, before torch 1.6", "w.pth", torch_file(write_torch_legacy)),
+    Case("torchvision", "TorchScript `.pt`", "w.pt", torch_file(write_torch_script), ("no top", "own head")),
     Case("torchvision", "safetensors", "w.safetensors", torch_file(save_safetensors)),
     Case("torchvision", "`.pth` of `vgg16_bn`, `vgg19_bn`", "w.pth", torch_norms, NO_TOP),
     *(
@@ -303,8 +319,8 @@ RUNS = [(case, holds) for case in CASES for holds in case.holds]
 def run(*args):
     """(exit code, standard output, the error's text without the path) of the command line, on small files."""
     out, errors, code = io.StringIO(), io.StringIO(), 0
-    small = mock.patch.object(mapping, "WIDTHS", WIDTHS)
-    with small, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+    small, specs = mock.patch.object(mapping, "WIDTHS", WIDTHS), mock.patch.dict(BACKBONES, SPECS)
+    with small, specs, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             main([str(arg) for arg in args])
         except SystemExit as stop:
@@ -351,7 +367,8 @@ def imported(path, folder, case, given):
         recipe = (
             ["--preprocess", "bgr-caffe" if case.dialect in BGR else "rgb-torch"] if "inside" not in case.title else []
         )
-        words = ["import", path, folder / "b", *recipe, "--classes", ",".join(CLASSES)]
+        words = ["import", path, folder / "b", *recipe, "--classes", ",".join(CLASSES), "--model", given.model]
+        words += ["--backbone", folder / "base.h5"] if case.alone else []
         code, _, error = run(*words)
         said = ""
         if "--head-activations" in error:
@@ -480,7 +497,8 @@ def written():
 @pytest.mark.parametrize(("case", "holds"), RUNS, ids=str)
 def test_every_file_comes_in(case, holds, model):
     inspect, imported, verify, _ = outcome(case, holds, model)
-    assert inspect.startswith("yes") and imported.startswith(("bit for bit", "yes, batch norms folded"))
+    assert inspect.startswith("refused: has no convolutions" if case.alone else "yes")
+    assert imported.startswith(("bit for bit", "yes, batch norms folded"))
     assert verify is None or "DIFFERS" not in verify
 
 

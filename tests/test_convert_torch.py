@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from test_convert_files import SMALL16, SPECS
 
+import weights_convert
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.errors import UserError
-from weights_convert import convert, import_model, readers, rules
+from weights_convert import convert, import_model, join, readers, rules, verify
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -77,9 +78,9 @@ WHOLE = {
 }
 
 
-def built(kind):
+def built(kind_or_model):
     """The model with random values everywhere, so that a skipped part shows; logits of a size that tells."""
-    model = WHOLE[kind][0]()
+    model = WHOLE[kind_or_model][0]() if isinstance(kind_or_model, str) else kind_or_model
     model = model if isinstance(model, VGG) else VGG(model)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -104,10 +105,10 @@ def inputs(photos=PHOTOS):
     return (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
-def probabilities(model):
+def probabilities(model, photos=PHOTOS):
     """What PyTorch says."""
     with torch.no_grad():
-        out = model(inputs())
+        out = model(inputs(photos))
         if out.shape[1] == 1:
             out = torch.cat([torch.zeros_like(out), out], 1)
         return (out if torch.allclose(out.sum(1), torch.ones(len(out))) else out.softmax(1)).numpy()
@@ -134,6 +135,47 @@ def test_a_state_dict_comes_in_whole(tmp_path, kind):
     assert_same_answers(tmp_path / "m.pth", tmp_path / "b", probabilities(model), spec=spec, **settings)
     safetensors_torch.save_file(model.state_dict(), tmp_path / "m.safetensors")
     assert_same_answers(tmp_path / "m.safetensors", tmp_path / "c", probabilities(model), spec=spec, **settings)
+
+
+def test_a_head_alone_behind_the_backbone_of_another_file(tmp_path):
+    model = built("three classes")
+    torch.save(beside(features=model.features).state_dict(), tmp_path / "base.pth")
+    torch.save(beside(classifier=model.classifier).state_dict(), tmp_path / "head.pth")
+    under = weights_convert.load(str(tmp_path / "base.pth"), SMALL16, say=[].append)
+    with readers.open_source(tmp_path / "head.pth") as source:
+        source = join.join(source, under)
+        said = import_model.Settings("a,b,c", "rgb-torch")
+        import_model.import_model(source, convert.plan(source, SMALL16), tmp_path / "b", said, [].append)
+    found = Predictor.load(tmp_path / "b", engine="xla").probabilities(PHOTOS)
+    np.testing.assert_allclose(found, probabilities(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_pictures_of_another_size_go_through_the_adaptive_pool(tmp_path, size):
+    head = nn.Sequential(nn.Linear(49 * C, 9), nn.ReLU(), nn.Dropout(), nn.Linear(9, 3))
+    model, photos = built(VGG(head, pool=7)), verify.noise(size)
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    done = imported(tmp_path / "m.pth", tmp_path / "b", image_size=size)
+    found = Predictor.load(tmp_path / "b", engine="xla").probabilities(photos)
+    np.testing.assert_allclose(found, probabilities(model, photos), atol=1e-5)
+    assert done.notes[0].startswith(f"Average pools that make 7x7 places of {size // 32}x{size // 32}, as")
+    assert len(done.notes) == 1 and np.ptp(found, axis=0).max() > 0.01
+    assert imported(tmp_path / "m.pth", tmp_path / "c").notes == ()
+
+
+@pytest.mark.parametrize("kind", ["three classes", "vgg16_bn"])
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda model: torch.jit.trace(model, inputs()[:1])])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_state_of_traced_and_scripted_models_is_read(tmp_path, kind, compiled):
+    model = built(kind)
+    torch.jit.save(compiled(model), tmp_path / "m.pt")
+    assert_same_answers(tmp_path / "m.pt", tmp_path / "b", probabilities(model))
+    with readers.open_source(tmp_path / "m.pt") as source:
+        names = [name for name in model.state_dict() if "num_batches" not in name]
+        assert source.format == "TorchScript" and [tensor.name for tensor in source.tensors] == names
+    torch.jit.save(torch.jit.freeze(torch.jit.script(model)), tmp_path / "frozen.pt")
+    with pytest.raises(UserError, match=r"freeze made has constants .*Save the bare weights instead"):
+        imported(tmp_path / "frozen.pt", tmp_path / "c")
 
 
 def test_half_precision(tmp_path):

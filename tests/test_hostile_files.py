@@ -326,6 +326,16 @@ class TestOnnx:
         relu.output[0] = relu.input[0]
         refused(self.save(model, tmp_path / "m.onnx"))
 
+    def test_names_that_are_no_text(self, model, tmp_path):
+        """The library gives such a name as bytes."""
+        self.external(model, location="data.bin", offset=0, length=16)
+        data = self.save(model, tmp_path / "m.onnx").read_bytes()
+        (tmp_path / "m.onnx").write_bytes(data.replace(b"data.bin", b"\xffata.bin"))
+        refused(tmp_path / "m.onnx", "Expected the name of a file beside the model")
+        data = self.save(vgg_graph(SMALL16, random_backbone(SMALL16)), tmp_path / "m.onnx").read_bytes()
+        (tmp_path / "m.onnx").write_bytes(data.replace(b"tf2onnx", b"\xfff2onnx"))
+        assert weights_convert.load(str(tmp_path / "m.onnx"), SMALL16, say=[].append).backbone
+
     def test_empty_model(self, tmp_path):
         refused(self.save(onnx.ModelProto(ir_version=8), tmp_path / "m.onnx"))
 
@@ -348,6 +358,14 @@ PICKLES = {
     "inside torch": b"\x80\x02ctorch.serialization\nload\nX\x01\0\0\0x\x85R.",
     "attribute of a dict": b"\x80\x02}X\x05\0\0\0itemsX\x01\0\0\0xs}b.",
     "new object": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+    "new object of a class of its own": b"\x80\x02cos\nsystem\n)\x81.",
+    "script with arguments": b"\x80\x02c__torch__\nV\nK\x01\x85\x81.",
+    "script that is called": b"\x80\x02c__torch__\nV\n)R.",
+    "script that holds itself": b"\x80\x02c__torch__\nV\n)\x81q\0}X\x01\0\0\0xh\0sb.",
+    "script whose state is none": b"\x80\x02c__torch__\nV\n)\x81K\x01b.",
+    "script whose state is a list": b"\x80\x02c__torch__\nV\n)\x81]K\x01ab.",
+    "scripts in scripts": b"\x80\x02" + b"c__torch__\nV\n)\x81}X\x01\0\0\0x" * 20_000 + b"N" + b"sb" * 20_000 + b".",
+    "each script twice": b"\x80\x02Nq\0" + b"c__torch__\nV\n)\x81}(X\x01\0\0\0xh\0X\x01\0\0\0yh\0ubq\0" * 10_000 + b".",
     "instance": b"(ios\nsystem\n.",
     "extension": b"\x80\x02\x82\x01.",
     "call of a value": b"\x80\x02K\x01)R.",

@@ -20,22 +20,26 @@ import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_convert_files import SMALL16, conv_shapes, random_backbone, write_keras_h5
+from test_convert_files import SMALL16, conv_shapes, expected_backbone, random_backbone, write_keras_h5
 from test_convert_formats import (
     batch_norms,
     caffe_name,
+    torch_pickle,
     torch_state,
     with_norms,
     write_torch_legacy,
     write_torch_zip,
 )
 from test_convert_onnx import vgg_graph
+from test_convert_onnx_heads import pooled_by_torch, pooled_graph
 
 import weights_convert
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import flatten
-from weights_convert import convert, import_model, optimiser, readers
+from vgg_flax.network.spec import Preprocessing
+from weights_convert import convert, import_model, join, optimiser, readers
 from weights_convert.fold_head import Said
+from weights_convert.types import Weights
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 MOMENTS = np.arange(1, 25, dtype="f4").reshape(8, 3)  # an optimiser's, of a dense kernel
@@ -93,6 +97,15 @@ def write_torch_head(path, arrays):
     write_torch_zip(path, state)
 
 
+def write_torch_script(path, state):
+    """What torch.jit.save writes, its modules in one."""
+    data, storages = torch_pickle(state)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02c__torch__.vgg\nV\n)\x81" + data[2:-1] + b"b.")
+        for i, storage in enumerate(storages):
+            archive.writestr(f"w/data/{i}", storage)
+
+
 def write_whole_archive(path, arrays):
     write_keras3(path.with_suffix(".inner"), whole_arrays())
     with zipfile.ZipFile(path, "w") as archive:
@@ -108,8 +121,10 @@ WRITERS = {
     "keras 3 h5": write_keras3,
     "keras archive": write_keras_archive,
     "onnx": lambda path, arrays: onnx.save(vgg_graph(SMALL16, arrays), path),
+    "onnx of torch with its pool": lambda path, arrays: onnx.save(pooled_graph(128, pooled_by_torch(4)), path),
     "safetensors": lambda path, arrays: safetensors.numpy.save_file(torch_state(SMALL16, arrays), path),
     "torch": lambda path, arrays: write_torch_zip(path, torch_state(SMALL16, arrays)),
+    "torch script": lambda path, arrays: write_torch_script(path, torch_state(SMALL16, arrays)),
     "torch before 1.6": lambda path, arrays: write_torch_legacy(path, torch_state(SMALL16, arrays)),
     "npy": write_npy,
     "npz": write_npz,
@@ -286,6 +301,69 @@ def check_whole(path, config):
             assert np.isfinite(array).all()
 
 
+def alone_config():
+    """Of a head alone, as the Keras blog's: what Keras 2 writes."""
+    layers = [("Flatten", {"batch_input_shape": [None, 1, 1, 6]}), ("Dense", {"units": 5, "activation": "relu"})]
+    layers.append(("Dense", {"units": 1, "activation": "sigmoid", "use_bias": True}))
+    layers = [{"class_name": kind, "config": {"name": f"h{i}", **own}} for i, (kind, own) in enumerate(layers)]
+    return {"class_name": "Sequential", "config": {"name": "sequential", "layers": layers}}
+
+
+def write_alone(path, config):
+    rng = np.random.default_rng(2)
+    dense = {f"h{i}": (rng.normal(size=s).astype("f4"), np.ones(s[1], "f4")) for i, s in ((1, (6, 5)), (2, (5, 1)))}
+    write_keras_h5(path, dense, where="model_weights")
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = json.dumps(config)
+
+
+def check_alone(path):
+    with readers.open_source(path) as source:
+        under = Weights(expected_backbone(random_backbone(SMALL16)), Preprocessing(224), "imagenet")
+        plan = convert.plan(join.join(source, under), SMALL16)
+        backbone, head = import_model.read(source, plan, Said(activations="relu", logit=True))
+        how = import_model.preparation("rgb-unit", head.image_size or 32, head)
+        bundle = import_model.make_bundle(plan, backbone, head, ("a", "b"), how, {})
+        assert all(np.isfinite(array).all() for array in flatten(bundle.params).values())
+
+
+@settings(max_examples=10 * CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(edits=st.lists(edit, min_size=1, max_size=3), places=st.lists(st.tuples(position, position), max_size=2))
+def test_a_damaged_head_alone(tmp_path_factory, edits, places):
+    """Its file damaged, and its architecture: our own error, or a complete model."""
+    path = tmp_path_factory.getbasetemp() / "head.h5"
+    config = alone_config()
+    for where, what in places:
+        change(config, where, ODD[int(what * len(ODD))])
+    write_alone(path, config)
+    if not places:
+        path.write_bytes(apply(path.read_bytes(), edits, 4096))
+    try:
+        check_alone(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_the_head_alone_is_good_before(tmp_path):
+    write_alone(tmp_path / "head.h5", alone_config())
+    with readers.open_source(tmp_path / "head.h5") as source:
+        assert source.whole
+    check_alone(tmp_path / "head.h5")
+
+
+def change(config, where, what):
+    """Replace one value of nested dicts and lists by another."""
+    places, stack = [], [config]
+    while stack:
+        node = stack.pop()
+        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        places += [(node, key) for key in keys]
+        stack += [node[key] for key in keys]
+    if places:
+        node, key = places[int(where * len(places))]
+        node[key] = copy.deepcopy(what)  # or else it may hold itself
+
+
 ODD = [None, True, 0, -1, 3, 2**40, 1e308, float("nan"), "", "x", "relu", "softmax", "Lambda", "TFOpLambda", "Resizing"]
 ODD += [[], {}, [1, 2, 3], [[0, 1], [1, 0]], {"class_name": "__slice__", "config": {"start": 0, "stop": 1, "step": 0}}]
 ODD += [["images", 0, 0], {"class_name": "__keras_tensor__", "config": {"keras_history": ["head4", 0, 9]}}]
@@ -297,15 +375,7 @@ def test_changed_architectures(whole, edits):
     """Any value of the architecture replaced by another: our own error, or a complete model."""
     config = whole_config()
     for where, what in edits:
-        places, stack = [], [config]
-        while stack:
-            node = stack.pop()
-            keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-            places += [(node, key) for key in keys]
-            stack += [node[key] for key in keys]
-        if places:
-            node, key = places[int(where * len(places))]
-            node[key] = copy.deepcopy(what)  # or else it may hold itself
+        change(config, where, what)
     try:
         check_whole(whole, config)
     except UserError as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from weights_convert.keras_config import ADAPTIVE
 from weights_convert.mapping import from_oihw, rows_from_chw
 from weights_convert.rules import DEPTHS, TOP_LAYERS
 from weights_convert.tensor import Source, Tensor, printable, refuse
@@ -108,7 +109,8 @@ def _convolutions(source: Source, modules: list[Module]) -> list[Module]:
     names = [printable(module.name) for module in convs or modules]
     some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     kind = f"{len(convs)} convolutions" if convs else "layers"
-    refuse(source.path, f"is no VGG16 or VGG19 ({source.format}): {EXPECTED}; found {kind} {some or 'none'}.")
+    alone = "" if convs or not names else " Is it a head alone? Then: import --backbone imagenet, or another FILE."
+    refuse(source.path, f"is no VGG16 or VGG19 ({source.format}): {EXPECTED}; found {kind} {some or 'none'}.{alone}")
 
 
 def _alike(run: list[Module]) -> bool:
@@ -186,13 +188,15 @@ class _Chain:
             chain.pop()
         others = [m for m in modules if m not in chain and (len(m.shape) == 2 or (m.norm and len(m.parts) > 2))]
         if not chain or (not self.known and any(module.norm for module in modules)):
-            return
+            return self._spare(others or [module for module in modules if module.norm] if chain else [])
         side = math.isqrt(math.prod(chain[0].shape[:-1] or chain[0].shape) // self.channels)
         flat = side > 1
         own = own and (flat or not chain[0].torch)
         if flat or own:
             size = [None, 32 * side, 32 * side, 3]
             self.layers.insert(0, {"class_name": "InputLayer", "config": {"name": "images", "batch_shape": size}})
+        if flat and chain[0].torch:  # VGG's own pool, for pictures of another size
+            self._layer(ADAPTIVE, output_size=side)
         self._layer("Flatten" if flat or own else "GlobalAveragePooling2D")
         for i, module in enumerate(chain):
             if module.norm:
@@ -202,8 +206,11 @@ class _Chain:
                 flat = False
             if i + 1 < len(chain) and (i or not module.norm):
                 self._between(module.name, chain[i + 1].name, own)
-        for module in others:  # they may lie between the others, or be another head
-            self.layers.append({"class_name": "spare layer", "config": {"name": module.name}})
+        self._spare(others)
+
+    def _spare(self, modules: list[Module]) -> None:
+        """They may lie between the others, or be another head."""
+        self.layers += [{"class_name": "spare layer", "config": {"name": module.name}} for module in modules]
 
     def _between(self, one: str, other: str, own: bool) -> None:
         """The activation between two modules, where their numbers leave room for one."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from weights_convert import variables
-from weights_convert.keras_config import CONVS, Graph, Layer
+from weights_convert.keras_config import ADAPTIVE, CONVS, Graph, Layer
 from weights_convert.mapping import Move
 from weights_convert.rules import DEPTHS, TOP_LAYERS, conv_names
 from weights_convert.tensor import Source, Tensor, WeightFileError, refuse
@@ -50,7 +50,8 @@ def find(graph: Graph) -> Backbone:
     """Follow the layers. Raises WeightFileError, naming the layer that no VGG has."""
     first = next((i for i, layer in enumerate(graph.layers) if layer.kind in CONVS), None)
     if first is None:
-        refuse(graph.path, "has no convolutions. Expected the 13 of VGG16 or the 16 of VGG19.")
+        alone = "Is it a head alone? Then: import --backbone imagenet"
+        refuse(graph.path, f"has no convolutions. Expected the 13 of VGG16 or the 16 of VGG19. {alone}.")
     walk, i = _Walk(graph), first
     walk.padded = any(_pads(graph.layers[ref.layer]) for ref in graph.layers[first].reads)
     while True:
@@ -169,7 +170,7 @@ def top(source: Source, graph: Graph, found: Backbone) -> dict[str, Move]:
         layers = [layer for layer in graph.behind(found.last) if not layer.idle]
     except WeightFileError:
         return {}
-    chain = [layer for layer in layers if layer.kind not in ("Activation", "ReLU", "Softmax")]
+    chain = [layer for layer in layers if layer.kind not in ("Activation", "ReLU", "Softmax", ADAPTIVE)]
     names = [layer.name for layer in chain[1:] if layer.kind == "Dense"]
     relus = [is_relu(layer) for layer in layers if layer.kind in ("Dense", "Activation", "ReLU")]
     if not chain or not found.pooled or chain[0].kind != "Flatten" or tuple(names) != TOP_LAYERS or len(chain) != 4:

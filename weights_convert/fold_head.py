@@ -15,7 +15,8 @@ import numpy as np
 from vgg_flax.network.params import Params
 from vgg_flax.network.spec import HeadSpec, Pool
 from weights_convert import backbone, keras_config, variables
-from weights_convert.keras_config import Layer
+from weights_convert.keras_config import ADAPTIVE, Layer
+from weights_convert.mapping import adaptive
 from weights_convert.pixels import CONSTANT, Inside, affine, inside, moments
 from weights_convert.tensor import MAX_TENSOR_BYTES, Source, printable, refuse
 
@@ -32,6 +33,7 @@ class Head:
       image_size: side of the pictures it was trained on, if the file says so.
       inside: what the model does to a picture before its first convolution.
       reads: shape in the file of the first dense kernel, if it reads the features as they are.
+      pool: sides of block 5's map and of what average pools made of it, where they are in the first dense kernel.
     """
 
     spec: HeadSpec
@@ -39,6 +41,7 @@ class Head:
     image_size: int | None
     inside: Inside
     reads: tuple[int, int] | None = None
+    pool: tuple[int, int] | None = None
 
     @property
     def inputs(self) -> int:
@@ -121,6 +124,7 @@ class _Builder:
         self.shift: np.ndarray | None = None
         self.standardize: tuple[np.ndarray, np.ndarray] | None = None
         self.reads: tuple[int, int] | None = None
+        self.pooled = 0  # side of the map behind average pools of parts of it
 
     def add(self, layer: Layer) -> None:
         """Take one layer."""
@@ -131,12 +135,15 @@ class _Builder:
             self.pool = self.pool or pool
             if self.pool == "maximum" and self.scale is not None and self.scale.min() < 0:
                 self._unknown(layer)  # the largest would become the least
+        elif not (self.pool or self.pooled) and (places := self._places(layer)):
+            self.pooled = places
         elif layer.kind == "Dense" and self.pool:
             self._dense(layer)
             self._activate(layer.config.get("activation"), layer)
         elif layer.kind == "spare layer":
             what = f"{printable(layer.name)} may lie between the other dense layers, or belong to another head"
-            refuse(self.source.path, f"{what}. Expected one chain of dense layers and batch norms, in order.")
+            chain = "one chain of dense layers and batch norms, in order, or, for Keras, --architecture FILE.json"
+            refuse(self.source.path, f"{what}. Expected {chain}.")
         elif layer.kind == "Normalization":
             self._normalize(*moments(self.source, layer))
         elif layer.kind == "BatchNormalization":
@@ -161,6 +168,16 @@ class _Builder:
         if layer.kind == "Reshape" and not self.pool and len(config.get("target_shape", ())) == 1:
             return "flatten"
         return POOLS.get(layer.kind)
+
+    def _places(self, layer: Layer) -> int:
+        """Side of what an average pool of parts of the map gives; 0 for any other layer."""
+        config = layer.config
+        if layer.kind == ADAPTIVE:
+            return config["output_size"]
+        size, steps = (config.get(key) for key in ("pool_size", "strides"))
+        plain = layer.kind == "AveragePooling2D" and config.get("padding", "valid") == "valid"
+        fits = (n for n in range(1, self.side) if self.side % n == 0 and size in (n, [n, n]) and steps in (None, size))
+        return self.side // next(fits, self.side + 1) if plain else 0
 
     def _unknown(self, layer: Layer) -> NoReturn:
         known = "Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D, Dense, Dropout, BatchNormalization and Activation"
@@ -189,6 +206,8 @@ class _Builder:
             bias = (bias + shift @ kernel.astype(np.float64)).astype(np.float32)
             kernel = (kernel * scale[:, None]).astype(np.float32)
             self.scale = self.shift = None
+        if self.pooled not in (0, self.side) and not self.dense:
+            kernel = self._unpooled(kernel)
         if self.dense and self.activation is None:  # two dense layers with nothing between are one
             first, plus = self.dense.pop()
             if len(first) * kernel.shape[1] * 8 > MAX_TENSOR_BYTES:
@@ -201,6 +220,14 @@ class _Builder:
             refuse(self.source.path, f"{self.activation} before {printable(layer.name)}. Expected ReLU.")
         self.dense.append((kernel, bias))
         self.activation = None
+
+    def _unpooled(self, kernel: np.ndarray) -> np.ndarray:
+        """[pooled * pooled * channels, n], what reads a pooled map -> what reads the map itself."""
+        if kernel.size // self.pooled**2 * self.side**2 * 4 > MAX_TENSOR_BYTES:
+            refuse(self.source.path, f"reads a map of {self.side}x{self.side} places, too large to fold its pool.")
+        rows = adaptive(self.side, self.pooled).astype(np.float32)
+        places = kernel.reshape(self.pooled, self.pooled, -1, kernel.shape[1])
+        return np.einsum("ih,jw,ijcn->hwcn", rows, rows, places, optimize=True).reshape(-1, kernel.shape[1])
 
     def _activate(self, name: Any, layer: Layer) -> None:
         if isinstance(name, dict):  # Keras 3 writes some activations as objects
@@ -269,4 +296,5 @@ class _Builder:
         hidden = tuple(b.size for _, b in self.dense[:-1])
         standardize = self.standardize is not None
         spec = HeadSpec(self.dense[-1][1].size, (5,), (self.pool,), hidden, standardize=standardize)
-        return Head(spec, params, image_size, inside, self.reads)
+        pool = (self.side, self.pooled) if self.pooled not in (0, self.side) else None
+        return Head(spec, params, 32 * self.side if pool else image_size, inside, self.reads, pool)

@@ -10,19 +10,22 @@ named.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vgg_flax.errors import UserError
+from vgg_flax.errors import BadImage, UserError
+from vgg_flax.network.spec import Preprocessing
 from weights_convert import optimiser
 from weights_convert.recipes import Recipe, Triple
 
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
+    from vgg_flax.data.dataset import Dataset
 
 FIRST, PHOTOS, BATCH = 64, 256, 16
 MEASURED = 2000  # photos for the statistics of `featurewise`
@@ -148,67 +151,51 @@ def _look(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(logits), energy
 
 
+def pictures(data: Dataset, order: Iterable[int], image_size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, uint8 RGB [size, size, 3]) of the photos in this order that can be read."""
+    from vgg_flax.data.decode import decode
+    from vgg_flax.network.preprocess import resize
+
+    for i in order:
+        with contextlib.suppress(BadImage):
+            yield i, resize(decode(data.read(i)), Preprocessing(image_size))
+
+
 def sample(
-    data: Path, classes: tuple[str, ...], image_size: int, most: int = PHOTOS
+    data: Dataset, classes: tuple[str, ...], image_size: int, most: int = PHOTOS
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(uint8 RGB [n, size, size, 3], labels [n], names [n]) of up to `most` photos, the classes in turn.
 
     Raises:
-      UserError: the folders are not the classes, or no photo can be read.
+      UserError: the data has other classes, or no photo can be read.
     """
-    from vgg_flax.data.decode import decode
-    from vgg_flax.data.folder import open_dataset
-    from vgg_flax.errors import BadImage
-    from vgg_flax.network.preprocess import resize
-    from vgg_flax.network.spec import Preprocessing
-
-    dataset = open_dataset(data)
-    if set(dataset.classes) != set(classes):
-        folders, names = ", ".join(dataset.classes), ", ".join(classes)
-        raise UserError(f"--data {data} has the folders {folders}, the model has the classes {names}.")
-    order = np.random.default_rng(0).permutation(len(dataset.labels))
-    turns = {label: order[dataset.labels[order] == label] for label in range(len(classes))}
-    images, labels, names = [], [], []
-    for turn in range(max(map(len, turns.values()))):
-        for label, indices in turns.items():
-            if turn >= len(indices) or len(images) >= most:
-                continue
-            try:
-                image = decode(dataset.read(int(indices[turn])))
-            except BadImage:
-                continue
-            images.append(resize(image, Preprocessing(image_size)))
-            labels.append(classes.index(dataset.classes[label]))
-            names.append(dataset.names[int(indices[turn])])
-    if not images:
-        raise UserError(f"--data {data}: no photo in it can be read.")
-    return np.stack(images), np.asarray(labels), names
+    if set(data.classes) != set(classes):
+        found, names = ", ".join(data.classes), ", ".join(classes)
+        raise UserError(f"--data {data.source} has the classes {found}, the model has {names}.")
+    shuffled = np.random.default_rng(0).permutation(len(data.labels))
+    turns = (shuffled[data.labels[shuffled] == label].tolist() for label in range(len(classes)))
+    order = (i for turn in itertools.zip_longest(*turns) for i in turn if i is not None)
+    found = list(itertools.islice(pictures(data, order, image_size), most))
+    if not found:
+        raise UserError(f"--data {data.source}: no photo in it can be read.")
+    labels = [classes.index(data.classes[data.labels[i]]) for i, _ in found]
+    return np.stack([image for _, image in found]), np.asarray(labels), [data.names[i] for i, _ in found]
 
 
-def statistics(data: Path, image_size: int) -> tuple[Triple, Triple]:
+def statistics(data: Dataset, image_size: int) -> tuple[Triple, Triple]:
     """(mean, standard deviation) over all pixels of up to 2000 photos, each channel for itself, RGB, in 0..255.
 
     What `ImageDataGenerator(featurewise_center=True, featurewise_std_normalization=True).fit` measures.
     """
-    from vgg_flax.data.decode import decode
-    from vgg_flax.data.folder import open_dataset
-    from vgg_flax.errors import BadImage
-    from vgg_flax.network.preprocess import resize
-    from vgg_flax.network.spec import Preprocessing
-
-    dataset = open_dataset(data)
     total, squares, count = np.zeros(3), np.zeros(3), 0
-    for i in np.random.default_rng(1).permutation(len(dataset.labels))[:MEASURED]:
-        try:
-            image = resize(decode(dataset.read(int(i))), Preprocessing(image_size))
-        except BadImage:
-            continue
+    order = np.random.default_rng(1).permutation(len(data.labels))[:MEASURED].tolist()
+    for _, image in pictures(data, order, image_size):
         pixels = image.reshape(-1, 3).astype(np.uint32)
         total += pixels.sum(0)
         squares += np.square(pixels).sum(0, dtype=np.uint64)
         count += len(pixels)
     if not count:
-        raise UserError(f"--data {data}: no photo in it can be read.")
+        raise UserError(f"--data {data.source}: no photo in it can be read.")
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

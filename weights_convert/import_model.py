@@ -22,6 +22,7 @@ from weights_convert.tensor import Source, printable
 
 if TYPE_CHECKING:
     from vgg_flax.answers.bundle import Bundle
+    from vgg_flax.data.dataset import Dataset
 
 KNOWN = 1000  # photos of --data that an imported model is measured on, and knows
 
@@ -32,7 +33,7 @@ class Settings:
 
     classes: str | None = None
     preprocess: str | None = None
-    data: Path | None = None
+    data: Dataset | None = None
     image_size: int | None = None
     logit: bool = False
     head_activations: str | None = None
@@ -87,7 +88,7 @@ def import_model(
     return Imported(plan.prepared(how), head, how, chosen, tuple(_notes(head, settings)))
 
 
-def judged(whole: Bundle, data: Path) -> Bundle:
+def judged(whole: Bundle, data: Dataset) -> Bundle:
     """The same, with thresholds measured on labelled photos, which its judge then knows.
 
     Its temperature stays 1, so that its probabilities are those of the framework that it comes from. It may have
@@ -146,12 +147,15 @@ def _notes(head: Head, settings: Settings) -> Iterator[str]:
     if inside.resized:
         size, method = inside.resized
         yield f"The model resizes to {size} pixels ({method}); here pictures are resized by area, or cubic to enlarge."
+    if head.pool:
+        side, pooled = (f"{side}x{side}" for side in head.pool)
+        yield f"Average pools that make {pooled} places of {side}, as torchvision's do, are in the first dense layer."
     if settings.image_size and head.image_size not in (None, settings.image_size):
         yield f"warning: the file declares pictures of {head.image_size} pixels, --image-size {settings.image_size}."
 
 
 def _best(
-    path: Path, data: Path, scores: list[guess.Score], classes: tuple[str, ...], *, raw: bool
+    path: Path, data: Dataset, scores: list[guess.Score], classes: tuple[str, ...], *, raw: bool
 ) -> tuple[Recipe, str]:
     """The first recipe and why. Raises UserError where none makes the model better than chance.
 
@@ -159,21 +163,22 @@ def _best(
       raw: the model scales pixels by itself, so that it was trained on raw ones, whatever fits a few photos better.
     """
     best = next(score for score in scores if not raw or score.recipe.name.endswith("-raw"))
+    by = f"{best.photos} photos of {data.source}"
     if not best.works:
         raise UserError(
-            f"{path}: under no recipe is the model better than chance on {best.photos} photos of {data}, so none is "
-            "chosen. Say with --preprocess how its pictures were prepared; if its outputs come in another order than "
+            f"{path}: under no recipe is the model better than chance on {by}, so none is chosen. Say how its pictures "
+            "were prepared with --preprocess; if its outputs come in another order than "
             f"{', '.join(classes[:3])}, give --classes, too."
         )
-    by = f"{best.photos} photos of {data}" + (" and the optimiser's state" if best.agreement else "")
+    by += " and the optimiser's state" if best.agreement else ""
     tied = sum(score.tied for score in scores if score is not best)
     if raw:
         return best.recipe, f"raw pixels, as the model scales by itself; by {by}, {tied} others fit as well or better"
     return best.recipe, f"best of {len(scores)} by {by}, {tied} others within chance of it"
 
 
-def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, ...]:
-    """Names in the order of the outputs: listed with commas, one a line in a file, or the folders of the data.
+def class_names(text: str | None, data: Dataset | None, count: int) -> tuple[str, ...]:
+    """Names in the order of the outputs: listed with commas, one a line in a file, or those of the data.
 
     Raises:
       UserError: none given, or another number than the model has outputs.
@@ -185,9 +190,7 @@ def class_names(text: str | None, data: Path | None, count: int) -> tuple[str, .
         if len(listed) == 1 != count and Path(text).suffix in (".txt", ".csv", ".names", ".labels"):
             raise UserError(f"--classes {text}: there is no such file. Expected a file with a name a line, or a,b,...")
     elif data:
-        from vgg_flax.data.folder import open_dataset
-
-        names = open_dataset(data).classes
+        names = data.classes
     else:
         raise UserError(
             f"the file does not name its {count} classes. Give --classes a,b,... in the order of its outputs."
@@ -239,7 +242,7 @@ def make_bundle(
     return Bundle(spec, {"backbone": backbone, "head": head.params}, classes, how.preprocessing, training=training)
 
 
-def preparation(name: str, image_size: int, head: Head | None = None, data: Path | None = None) -> Recipe:
+def preparation(name: str, image_size: int, head: Head | None = None, data: Dataset | None = None) -> Recipe:
     """The recipe called `name`. Raises UserError with the list of names."""
     if name not in (*RECIPES, *(f"{order}-vggface" for order in ("rgb", "bgr"))):
         meanings = "; ".join(f"{key}: {value}" for key, value in MEANINGS.items())

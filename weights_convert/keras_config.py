@@ -16,6 +16,7 @@ from weights_convert.tensor import printable, refuse
 
 MODELS = {"Sequential", "Functional", "Model"}
 CONVS = ("Conv2D", "Convolution2D")
+ADAPTIVE = "AdaptiveAveragePooling2D"  # torch's, of which Keras has no layer
 MAX_LAYERS, MAX_DEPTH = 1000, 8
 # Layers that do nothing when a model is used.
 IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Identity"}
@@ -98,16 +99,18 @@ class Graph:
         return found[::-1]
 
     @property
+    def input_shape(self) -> Any:
+        """What the model says that it takes, [None, height, width, 3] of pictures, if it says so."""
+        shapes = (layer.config.get("batch_shape") or layer.config.get("batch_input_shape") for layer in self.layers)
+        found = next(filter(None, shapes), None)
+        return found if isinstance(found, list) else None
+
+    @property
     def image_size(self) -> int | None:
         """Side of the square pictures that the model says it takes, if it says so."""
-        shape = next((s for s in (_shape(layer.config) for layer in self.layers) if s), None)
-        if isinstance(shape, list) and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
-            return shape[1]
-        return None
-
-
-def _shape(config: dict[str, Any]) -> Any:
-    return config.get("batch_shape") or config.get("batch_input_shape")
+        shape = self.input_shape
+        square = shape and len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]
+        return shape[1] if square else None
 
 
 def read(path: Path, config: Any) -> Graph:

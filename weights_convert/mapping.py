@@ -32,6 +32,18 @@ def rows_from_chw(array: np.ndarray, channels: int) -> np.ndarray:
     return from_oihw(array.reshape(-1, channels, side, side)).reshape(-1, len(array))
 
 
+def adaptive(side: int, out: int) -> np.ndarray:
+    """[out, side]: what torch's AdaptiveAvgPool2d adds up for each of `out` rows, or columns, of a map.
+
+    Source: `start_index` and `end_index` of ATen's AdaptivePooling.h.
+    """
+    rows = np.zeros((out, side))
+    for i in range(out):
+        first, end = i * side // out, -(-(i + 1) * side // out)
+        rows[i, first:end] = 1 / (end - first)
+    return rows
+
+
 @dataclasses.dataclass(frozen=True)
 class Move:
     """One stored tensor on its way to one parameter.

@@ -41,7 +41,7 @@ def choose(source: Source, plan: Plan) -> Runner:
         return keras_weights
     if source.format.startswith("ONNX"):
         return onnx_graph
-    if plan.dialect in ("torchvision", "timm"):
+    if plan.dialect in ("torchvision", "timm") and source.format != "TorchScript":  # whose code would run
         return torch_state
     raise UserError(f"{source.path}: nothing here runs {source.format} of {plan.dialect}. Expected Keras, ONNX, torch.")
 

@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from weights_convert.readers import onnx_tensor
+from weights_convert.readers import onnx_pool, onnx_tensor
 from weights_convert.readers.onnx_head import Part, Use, input_layer, keras_entry, keras_tensor
 from weights_convert.tensor import MAX_TENSORS, Source, printable, refuse, unique
 
@@ -53,8 +53,9 @@ def describe(path: Path, model: onnx.ModelProto) -> Source:
             spare.append((printable(name), "constant of the graph, no weight"))
     order = {use.key: i for i, use in enumerate(keys.values())}
     tensors.sort(key=lambda tensor: order.get(tensor.key, len(order)))
-    producer = printable(f"{model.producer_name} {model.producer_version}".strip() or "an unnamed tool")
-    dialect = "onnx-torch" if "torch" in model.producer_name.lower() else "onnx-keras"
+    tool = printable(model.producer_name)  # bytes, where it is no UTF-8
+    producer = f"{tool} {printable(model.producer_version)}".strip() or "an unnamed tool"
+    dialect = "onnx-torch" if "torch" in tool.lower() else "onnx-keras"
     config: dict[str, Any] = {"class_name": "Functional", "config": {"layers": graph.layers}}
     if model.producer_name == "vgg_flax":
         dialect = "onnx-vgg_flax"
@@ -140,7 +141,7 @@ class Graph:
             if node.op_type in ("Gather", "Split"):
                 facts.setdefault("axis", 0)
             if node.op_type == "Resize":
-                facts["interpolation"] = next((a.s.decode() for a in node.attribute if a.name == "mode"), "nearest")
+                facts["interpolation"] = next((printable(a.s) for a in node.attribute if a.name == "mode"), "nearest")
                 if isinstance(sizes := args[-1], list) and len(sizes) == 4:
                     facts["size"] = sizes[1:3] if sizes[3] == 3 else sizes[2:]
                 args = args[:1]
@@ -167,4 +168,18 @@ class Graph:
                 return found
             found.append(readers[0])
             i = next(k for k in self.readers[self.nodes[i].output[0]] if self.nodes[k] is readers[0])
+            if sum(node.op_type == "MaxPool" for node in found) == 5 and readers[0].op_type == "MaxPool":
+                side, ahead = onnx_pool.find(self.path, self.nodes[i:], self.constants, self._map())
+                if side:
+                    end = self.nodes[i := i + ahead]
+                    found += [onnx.helper.make_node("AdaptiveAveragePool", [], [""], size=side), end]
         return found
+
+    def _map(self) -> tuple[int, ...]:
+        """[1, channels, side, side] of block 5 by what the graph declares; sides of 0 where it does not."""
+        *_, last = (node for node in self.nodes if node.op_type == "Conv")
+        kernel = self.constants.get(last.input[1])
+        dims = self.layers[0]["config"]["batch_shape"]
+        side = (dims[1] or 0) // 32 if len(dims) == 4 and dims[1] == dims[2] else 0
+        channels = kernel.dims[0] if kernel and kernel.dims else 0
+        return (1, channels, side, side) if side <= 64 and channels <= 4096 else (1, 0, 0, 0)

@@ -7,19 +7,19 @@ Constants become tensors such as `head_2/kernel`, as Keras lays them out. Source
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from weights_convert.keras_config import ADAPTIVE
 from weights_convert.mapping import from_oihw, rows_from_chw
+from weights_convert.readers import onnx_tensor
+from weights_convert.readers.onnx_tensor import Convert, Use
 from weights_convert.tensor import printable, refuse
 
-Convert = Callable[[np.ndarray], np.ndarray]
 POOLS = {"GlobalAveragePool": "GlobalAveragePooling2D", "ReduceMean": "GlobalAveragePooling2D"}
 POOLS |= {"GlobalMaxPool": "GlobalMaxPooling2D", "ReduceMax": "GlobalMaxPooling2D"}
 ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -30,15 +30,6 @@ AFFINE: dict[str, tuple[str, Convert]] = {
     "Add": ("offset", lambda x: x),
     "Sub": ("offset", lambda x: -x),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Use:
-    """What a constant becomes: its key, and its shape and array as Keras lays them out."""
-
-    key: str
-    shape: tuple[int, ...]
-    convert: Convert
 
 
 class Part:
@@ -86,10 +77,15 @@ class Part:
         elif kind in POOLS and self._is_global(node, ints.get("axes", [])):
             self._rows = self._rows or "in_out"
             self._layer(POOLS[kind])
+        elif kind == "AdaptiveAveragePool":
+            self._layer(ADAPTIVE, output_size=facts["size"])
         elif kind == "AveragePool" and set(ints.get("kernel_shape", [0])) == {1}:
             pass  # torch's adaptive pool where there is nothing to adapt
-        elif kind in ("AveragePool", "MaxPool") and not any(ints.get("pads", [])):
-            self._layer(f"{kind.removesuffix('Pool')}Pooling2D", pool_size=ints.get("kernel_shape"))
+        elif kind in ("AveragePool", "MaxPool") and not any(ints.get("pads", [])) and not facts.get("ceil_mode"):
+            sizes = {"pool_size": ints.get("kernel_shape"), "strides": ints.get("strides", [1, 1])}
+            self._layer(
+                f"{kind.removesuffix('Pool')}Pooling2D", padding="other" if "auto_pad" in facts else "valid", **sizes
+            )
         elif kind in ("Gemm", "MatMul") and len(node.input) > 1 and node.input[1] in self._constants:
             self._dense(node, facts)
         elif kind in ACTIVATIONS and facts.get("axis", -1) in (-1, 1):
@@ -149,10 +145,10 @@ class Part:
         if node.op_type.startswith("Global"):
             return not self._channels_last
         if not axes and len(node.input) > 1 and node.input[1] in self._constants:
-            stored = self._constants[node.input[1]]
-            raw = stored.raw_data[: min(16, len(stored.raw_data) // 8 * 8)]
-            axes = list(stored.int64_data) or np.frombuffer(raw, "<i8").tolist()
-        return sorted(axis % 4 for axis in axes) == ([1, 2] if self._channels_last else [2, 3])
+            axes = onnx_tensor.small(self._path, node.input[1], self._constants[node.input[1]])
+        return sorted(axis % 4 for axis in np.ravel(axes).tolist() if type(axis) is int) == (
+            [1, 2] if self._channels_last else [2, 3]
+        )
 
     def _layer(self, kind: str, **config: Any) -> str:
         name = f"{'head' if self._pools == 5 else 'layer'}_{len(self.layers) - self._start + 1}"

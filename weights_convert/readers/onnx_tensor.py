@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from weights_convert.readers.onnx_head import Use
 from weights_convert.tensor import Tensor, checked_shape, decode, printable, refuse
 
+Convert = Callable[[np.ndarray], np.ndarray]
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
@@ -23,6 +25,15 @@ DTYPES: dict[int, str] = {
 }
 MAX_SMALL = 4096
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What a constant becomes: its key, and its shape and array as Keras lays them out."""
+
+    key: str
+    shape: tuple[int, ...]
+    convert: Convert
 
 
 def describe(path: Path, name: str, proto: TensorProto, use: Use | None) -> Tensor:
@@ -63,8 +74,11 @@ def small(path: Path, name: str, proto: TensorProto) -> Any:
     if math.prod(checked_shape(path, name, proto.dims)) <= MAX_SMALL:
         if proto.data_type in DTYPES:
             return read(path, name, proto).astype(np.float64).tolist()
+        plain = TensorProto()
+        plain.CopyFrom(proto)
+        bring_in(path, plain)  # or else the library opens the file
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            return numpy_helper.to_array(proto).tolist()
+            return numpy_helper.to_array(plain).tolist()
     refuse(path, f"tensor {name} is applied to the picture. Expected at most {MAX_SMALL:,} plain numbers.")
 
 
@@ -81,7 +95,7 @@ def _external(path: Path, name: str, proto: TensorProto) -> bytes:
     if set(facts) - EXTERNAL_KEYS or len(facts) != len(proto.external_data):
         refuse(path, f"tensor {name} has external data with the unknown or repeated key {printable(sorted(facts))}.")
     location = facts.get("location", "")
-    if not location or location in (".", "..") or set(location) & set("/\\:\0"):
+    if not isinstance(location, str) or not location or location in (".", "..") or set(location) & set("/\\:\0"):
         refuse(path, f"tensor {name} lies in {printable(location)!r}. Expected the name of a file beside the model.")
     offset, length = (_natural_number(path, name, key, facts.get(key)) for key in ("offset", "length"))
     # A model may be a link into a download cache, whose files lie side by side; its data may not be a link.

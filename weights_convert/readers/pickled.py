@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weights_convert.readers import foreign
-from weights_convert.readers.pickled_values import Name, NumpyArray, NumpyType, Storage, TorchTensor, text
+from weights_convert.readers.pickled_values import Name, NumpyArray, NumpyType, Scripted, Storage, TorchTensor, text
 from weights_convert.tensor import checked_shape, printable, refuse
 
 MAX_OPERATIONS = 1_000_000
@@ -24,6 +24,7 @@ FLOATS = {
     "DoubleStorage": "float64",
 }
 INTEGERS = ("LongStorage", "IntStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage")
+SCRIPTED = "__torch__."  # classes that torch.jit.save writes as code beside the pickle
 RESAVE = "Save the bare weights instead: torch.save(model.state_dict(), 'vgg.pth')."
 
 
@@ -79,7 +80,7 @@ class Machine:
     def name(self, module: str, name: str) -> None:
         """Push a name, if it is one of ours."""
         text = f"{module}.{name}"
-        if text not in NAMES:
+        if text not in NAMES and not text.startswith(SCRIPTED):
             why = f"its pickle names {printable(text)}, which is never loaded"
             refuse(self.path, f"{why}. {foreign.pickled(self.path, text)}.")
         self.stack.append(Name(text))
@@ -92,6 +93,13 @@ class Machine:
             refuse(self.path, f"its pickle calls something that is no function. {RESAVE}")
         self.stack.append(build(self, *arguments))
 
+    def new(self) -> None:
+        """An object without a call: modules of TorchScript have no others."""
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if not isinstance(kind, Name) or not kind.text.startswith(SCRIPTED) or arguments != ():
+            refuse(self.path, f"its pickle builds something that is no tensor. {RESAVE}")
+        self.stack.append(Scripted())
+
     def build(self) -> None:
         """Set an object's state."""
         state, thing = self.stack.pop(), self.stack[-1]
@@ -103,6 +111,8 @@ class Machine:
             thing.data = data
         elif isinstance(thing, NumpyType):
             thing.order = text(state[1])
+        elif isinstance(thing, Scripted):
+            thing.update(state)
         elif not isinstance(thing, dict):  # of a state_dict, only the version numbers of its layers; not needed
             refuse(self.path, f"its pickle sets attributes of something that has none. {RESAVE}")
 
@@ -178,6 +188,7 @@ NAMES: dict[str, Callable[..., Any] | None] = {
     "numpy.core.numeric._frombuffer": _frombuffer,
     "numpy._core.numeric._frombuffer": _frombuffer,
     "_codecs.encode": _encode,
+    **{f"torch.jit._pickle.build_{kind}list": lambda machine, items: items for kind in ("int", "double", "bool")},
     **{f"torch.{name}": None for name in (*FLOATS, *INTEGERS)},
 }
 
@@ -255,6 +266,7 @@ OPERATIONS: dict[int, Callable[[Machine], Any]] = {
     ord("c"): lambda m: m.name(m.line(), m.line()),
     0x93: _stack_global,
     ord("R"): Machine.reduce,
+    0x81: Machine.new,
     ord("b"): Machine.build,
     ord("Q"): Machine.persistent,
     ord("q"): _remember(lambda m: m.number("B")),

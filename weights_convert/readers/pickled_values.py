@@ -56,6 +56,10 @@ class TorchTensor:
     strides: tuple[int, ...]
 
 
+class Scripted(dict[str, Any]):
+    """A module of TorchScript: its attributes by name. Its class is code of the file and never looked up."""
+
+
 def text(value: Any) -> str:
     """A string of Python 2, which may be bytes, or of Python 3."""
     if isinstance(value, (bytes, memoryview)) and len(value) < 1000:

@@ -1,6 +1,7 @@
 """PyTorch's `.pth` and `.pt`: a zip archive since version 1.6, before that pickles followed by raw storages.
 
-Source: torch/serialization.py. Read without torch; a whole pickled model is refused, as it names its classes.
+Read without torch. A whole pickled model is refused, as it names its classes; of a traced or scripted one the state is
+read, and its code is not. Source: torch/serialization.py, torch/csrc/jit/serialization/pickler.cpp.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ import numpy as np
 
 from weights_convert.readers.archive import Archive
 from weights_convert.readers.pickled import RESAVE, Machine
-from weights_convert.readers.pickled_values import Storage, TorchTensor, text
+from weights_convert.readers.pickled_values import Scripted, Storage, TorchTensor, text
 from weights_convert.tensor import Source, Tensor, decode, printable, refuse, unique
 
-TORCH = "PyTorch state_dict"  # a format
 MAGIC = 0x1950A86A20F9469CFC6C
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "LongStorage": 8, "IntStorage": 4}
 SIZES |= {"ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-MAX_PICKLE = 16 << 20
+MAX_PICKLE, MAX_NAME = 16 << 20, 1000
 
 Fetch = Callable[[Storage, int, int], bytes]  # (storage, first value, number of values) -> bytes
 
@@ -99,9 +99,18 @@ def _tensors(path: Path, thing: Any) -> dict[str, TorchTensor]:
         if inner is None:
             break
         thing = inner
-    if not isinstance(thing, dict) or not any(isinstance(value, TorchTensor) for value in thing.values()):
-        refuse(path, f"holds no state_dict. {RESAVE}")
-    return {str(name): value for name, value in thing.items() if isinstance(value, TorchTensor)}
+    found, stack, seen = {}, [("", thing)], set()
+    while stack:
+        prefix, node = stack.pop()
+        if isinstance(node, TorchTensor):
+            found[prefix] = node
+        elif isinstance(node, Scripted if prefix else dict) and id(node) not in seen and len(prefix) < MAX_NAME:
+            seen.add(id(node))
+            stack += [(f"{prefix}.{name}" if prefix else str(name), one) for name, one in node.items()][::-1]
+    if not found:
+        frozen = ": what torch.jit.freeze made has constants of its code without names" * isinstance(thing, Scripted)
+        refuse(path, f"holds no state_dict{frozen}. {RESAVE}")
+    return found
 
 
 def describe(path: Path, thing: Any, fetch: Fetch) -> Source:
@@ -117,7 +126,8 @@ def describe(path: Path, thing: Any, fetch: Fetch) -> Source:
             continue
         load = _load(path, name, tensor, fetch)
         tensors.append(Tensor(printable(name), key(name), tensor.shape, tensor.storage.dtype, load))
-    return Source(path, TORCH, dialects(found), unique(path, tensors), tuple(counters), ordered=True)
+    kind = "TorchScript" if isinstance(thing, Scripted) else "PyTorch state_dict"
+    return Source(path, kind, dialects(found), unique(path, tensors), tuple(counters), ordered=True)
 
 
 def dialects(names: Iterable[str]) -> tuple[str]:
