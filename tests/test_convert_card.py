@@ -29,8 +29,9 @@ from vgg_flax.cli import parse
 from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.insight.metrics import evaluate, supports
-from vgg_flax.settings import TrainSettings, WebcamSettings, from_flat, to_flat
+from vgg_flax.settings import TrainSettings, from_flat, to_flat
 from vgg_flax.training import runs
+from vgg_flax.webcam_settings import WebcamSettings
 from weights_convert import writers
 from weights_convert.writers import card
 

@@ -31,7 +31,7 @@ Install vgg_flax {version} or newer with `pip install -e .` in its source folder
 
 ```sh
 vgg-flax webcam --model {folder}
-vgg-flax webcam --model {folder} --source photos/ --headless --json labels.jsonl
+vgg-flax webcam --model {folder} --source photos/ --show terminal --json labels.jsonl
 ```
 
 In Python:
