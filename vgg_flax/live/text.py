@@ -81,6 +81,8 @@ def _known(character: str) -> bool:
     """Whether the font has it: what it has not is drawn as a question mark."""
     if _FONT is None or character.isascii():
         return character.isascii() and character.isprintable()
+    if "\ud800" <= character <= "\udfff":  # an odd byte of a file's name; OpenCV crashes at it
+        return False
     pictures = np.zeros((2, 48, 64, 3), np.uint8)
     for picture, one in zip(pictures, (character, "?"), strict=True):
         cv2.putText(picture, one, (8, 36), (255, 255, 255), _FONT, 24, weight=400)
