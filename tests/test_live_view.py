@@ -250,6 +250,15 @@ def test_in_a_low_panel_nothing_lies_on_the_figures(nearest):
     assert max(one.bottom for one in others) <= figures.top + 2
 
 
+def test_a_name_of_any_length_is_measured_a_few_times_only(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(text, "width", lambda text, *_: asked.append(text) or 10 * len(text))  # type: ignore[func-returns-value]
+    name = "".join(map(str, range(5000)))
+    for _ in range(3):
+        assert text.shorten(name, 100, 20) == "012345\u2026999"
+    assert len(asked) < 20
+
+
 def test_long_text_is_wrapped_and_shortened_to_its_room():
     assert text.shorten("short", 500, 20) == "short"
     for room in (20, 60, 200):
