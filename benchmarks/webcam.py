@@ -75,9 +75,10 @@ def live() -> dict[str, Any]:
 
 def watch(model: Any, port: int, start: float, mode: str, seconds: float, shown: bool) -> dict[str, float]:
     """A live view for so many seconds."""
+    from vgg_flax.live.newest import LIVE_FPS
     from vgg_flax.live.painter import Painter
     from vgg_flax.live.recording import Recording
-    from vgg_flax.live.session import LIVE_FPS, Session
+    from vgg_flax.live.session import Session
     from vgg_flax.live.sources import open_source
     from vgg_flax.live.state import State
 

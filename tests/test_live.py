@@ -18,16 +18,19 @@ import numpy as np
 import pytest
 from misbehaving import wait_for
 
+from vgg_flax import files
 from vgg_flax.answers.judge import Judge, Judgement
 from vgg_flax.answers.predictor import Prediction
 from vgg_flax.errors import NotSaved, UserError
-from vgg_flax.live import control, health, session
+from vgg_flax.live import control, health
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.latest import Latest
+from vgg_flax.live.painter import Painter
 from vgg_flax.live.pump import Pump
 from vgg_flax.live.rate import Rate
-from vgg_flax.live.sinks import Rows, Sink
+from vgg_flax.live.sinks import Rows, Sink, row
 from vgg_flax.live.smoothing import Smoother
+from vgg_flax.live.snapshots import Snapshots
 from vgg_flax.live.state import Answer, Board, Command, State
 
 
@@ -97,6 +100,21 @@ def test_nothing_is_lost_where_every_frame_counts():
     latest.end()
     reader.join(10)
     assert found == list(range(50))
+
+
+def test_a_frame_can_be_looked_at_again_also_after_the_end_but_never_before_a_newer_one():
+    latest, first, second = Latest(), frame(0), frame(1)
+    latest.put(first)
+    latest.put(second)
+    latest.again(first)
+    assert latest.take() is second
+    latest.end()
+    assert latest.take() is None
+    latest.again(second)
+    assert latest.take(after_end=True) is second
+    latest.end(at_once=True)
+    latest.again(second)
+    assert latest.take(after_end=True) is None
 
 
 def test_an_end_at_once_lets_nobody_wait():
@@ -174,6 +192,24 @@ def test_a_pause_holds_a_recording_and_what_a_camera_shows_meanwhile_is_not_seen
     camera = Board(State(paused=True))
     assert all(one.frame is None for one in pumped(Script([frame(0), frame(1), 1.5]), camera))
     assert camera.state.trouble is None, "a paused view does not say that the signal is lost"
+
+
+def test_a_signal_that_was_there_during_a_pause_is_not_called_lost_after_it():
+    board, states = Board(State(paused=True)), []
+
+    class Slow(Script):
+        quiet = 0.0
+
+        def __iter__(self) -> Iterator[Frame | None]:
+            for index in range(8):
+                time.sleep(0.2)
+                yield frame(index)
+            board.update(paused=False)
+            yield None  # a moment without a picture, as between any two
+
+    pump = Pump(Slow([]), Latest(), board, False, states.append)
+    pump.run()
+    assert states and all(one.trouble is None for one in states)
 
 
 def test_an_error_of_the_source_reaches_the_main_thread():
@@ -366,12 +402,41 @@ def test_not_a_number_never_becomes_a_line(tmp_path):
     rows.close()
 
 
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path, option):
+    rows = Rows(option, tmp_path / "out")
+    rows.add({"file": "a\udcff.png"})
+    rows.close()
+    assert r"a\udcff.png" in (tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_a_snapshot_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
+    told: list[tuple[Path | None, str]] = []
+    state = State(source="camera 0", classes=("a", "b"), answer=answer("b", 7))
+    snapshots = Snapshots(tmp_path / "live", Painter(), lambda path, words: told.append((path, words)))
+    for _ in range(2):
+        snapshots.add(state)
+    names = {path.name.split(".", 1)[1] for path in (tmp_path / "live").iterdir()}
+    assert snapshots.count == 2 and names == {"json", "png", "view.png"} and told[0][0] != told[1][0]
+    before, write = sorted((tmp_path / "live").iterdir()), files.write_atomic
+
+    def full(path: Path, data: bytes) -> None:
+        if ".view" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_atomic", full)
+    snapshots.add(state)
+    assert told[-1] == (None, "not kept: No space left on device")
+    assert sorted((tmp_path / "live").iterdir()) == before
+
+
 def test_rows_say_what_and_of_what_and_nothing_while_there_is_no_signal():
     state = State(source="camera 0", classes=("a", "b"), trouble="no signal: timed out")
-    silent = session.row(None, state)
+    silent = row(None, state)
     assert silent["label"] is silent["verdict"] is silent["probabilities"] is None
     assert (silent["source"], silent["trouble"]) == ("camera 0", "no signal: timed out")
-    said = session.row(answer("b", 7), State(source="camera 0", classes=("a", "b")))
+    said = row(answer("b", 7), State(source="camera 0", classes=("a", "b")))
     assert list(said) == list(silent)
     assert (said["frame"], said["label"], said["trouble"], said["age_ms"]) == (7, "b", None, 20.0)
     json.dumps(said, allow_nan=False)

@@ -236,6 +236,29 @@ def test_names_in_any_script_are_never_question_marks():
     assert text.drawable("why?") == "why?"
 
 
+def test_bytes_that_are_no_text_are_question_marks():
+    assert text.drawable("a\udcffb\n") == "a?b?", "OpenCV would crash"
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_in_a_low_panel_nothing_lies_on_the_figures(nearest):
+    names = ["without a mask on the face", "with a mask on the face"]
+    photos = [(f"{i}.jpg", np.zeros((9, 9, 3), np.uint8)) for i in range(5 * nearest)]
+    shown = scene(state([0.75, 0.25], names=names), 320, 240, Slots(), ("camera 0", "30 pictures/s"), photos)
+    figures = box(next(thing for thing in shown.panel if isinstance(thing, Text) and "camera" in thing.text))
+    others = [box(thing) for thing in shown.panel if box(thing) != figures]
+    assert max(one.bottom for one in others) <= figures.top + 2
+
+
+def test_a_name_of_any_length_is_measured_a_few_times_only(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(text, "width", lambda text, *_: asked.append(text) or 10 * len(text))  # type: ignore[func-returns-value]
+    name = "".join(map(str, range(5000)))
+    for _ in range(3):
+        assert text.shorten(name, 100, 20) == "012345\u2026999"
+    assert len(asked) < 20
+
+
 def test_long_text_is_wrapped_and_shortened_to_its_room():
     assert text.shorten("short", 500, 20) == "short"
     for room in (20, 60, 200):

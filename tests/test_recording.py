@@ -94,6 +94,21 @@ def test_recording_keeps_the_time_of_uneven_frames_and_cuts_gaps(tmp_path):
     np.testing.assert_allclose(levels, [0, 60, 60, 60, 180, 180, 180, 240, 20, 40], atol=4)
 
 
+def test_a_frame_that_lasts_long_in_a_recorded_source_lasts_as_long(tmp_path):
+    made = Recording(tmp_path / "out.avi", fps=10.0, longest_gap=60.0)
+    for time_s in (0.0, 0.1, 8.0):
+        made.add_view(view(3), time_s)
+    made.close()
+    assert made.frames == 81
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = record(Path("12:30.mp4"), 5)
+    made.close()
+    assert made.frames == 5
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_recording_letterboxes_frames_of_another_size(tmp_path, ending):
     made = Recording(tmp_path / f"out{ending}", fps=10.0)
@@ -222,6 +237,7 @@ def test_disk_that_takes_nothing_keeps_no_file(tmp_path, ending):
         ("mine.mp4", "exists already"),
         ("dangling.mp4", "exists already"),
         ("folder.mp4", "exists already"),
+        ("x" * 300 + ".mp4", "File name too long"),
     ],
 )
 def test_names_that_can_not_be_written_are_refused_before_anything_is_made(tmp_path, name, complaint):

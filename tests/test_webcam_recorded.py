@@ -56,6 +56,26 @@ def test_video_of_a_variable_rate_has_the_times_it_was_filmed_at(tmp_path):
     np.testing.assert_allclose([frame.time_s for frame in frames], np.array(times) / 1000, atol=2e-3)
 
 
+def test_video_of_few_frames_that_last_long_is_not_called_cut_short(tmp_path):
+    with av.open(str(tmp_path / "screen.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(picture(20 * number, 48, 64), format="bgr24")
+            frame.pts, frame.time_base = 1000 * number, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(frames_of(tmp_path / "screen.mkv")) == 10
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "odd\udcff.avi"])
+def test_video_is_read_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write((tmp_path / "plain").with_suffix(Path(name).suffix)).rename(name)
+    assert len([*open_source(name, no_warning)]) == 20
+
+
 @pytest.mark.parametrize("stamps", [[0, 0, 0, 0], [100, 50, 20, 10], [0, 1e9, 2e9, 3e9], [float("nan")] * 4])
 def test_stamps_that_lead_nowhere_are_replaced_by_the_frame_rate(stamps):
     from vgg_flax.live.recorded import _Times
@@ -169,6 +189,7 @@ def test_picture_file_comes_as_bgr(tmp_path):
         ("folder", "no pictures"),
         ("folder/*", "no picture fits this pattern; 0 other"),
         ("x" * 300, "File name too long"),
+        ("~nobody-of-this-name/x.mp4", "home directory"),
         ("http://[::1/live", "Invalid IPv6 URL"),
         ("765432", "camera 765432 can't be opened"),
         ("http://127.0.0.1:9/live", "can't be opened: connection refused"),

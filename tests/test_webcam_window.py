@@ -223,7 +223,8 @@ def test_a_dragged_rectangle_is_the_region(look):
     before = view.picture()
     view.drag((100, 100), (300, 300))
     wait_for(lambda: (view.picture() != before).any())
-    changed = (view.picture() != before).any(-1)
+    wait_for(lambda: (view.picture() != before)[:, 490:].any())  # what is said of it, though nothing moves
+    changed = (view.picture() != before).any(-1)[:, :470]
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
     np.testing.assert_allclose([rows.min(), columns.min(), rows.max(), columns.max()], [100, 100, 300, 300], atol=3)
     assert not changed[110:290, 110:290].any(), "its edges are drawn, and nothing else"
@@ -247,6 +248,28 @@ def test_a_folder_names_its_pictures_keeps_their_proportions_and_holds_the_last(
     view.press("q")
     code, out, _ = view.ended()
     assert code == 0 and "2 labels in" in out and "2_tall.png" in out
+
+
+def test_what_a_key_asks_for_in_a_pause_is_answered(look, tmp_path):
+    view = look("--project", tmp_path)
+    view.press("space")
+    view.mouse_away()
+    time.sleep(0.5)
+    before = view.picture()
+    view.press("s")
+    wait_for(lambda: (view.picture() != before).any())  # it says where it is kept,
+    wait_for(lambda: (view.picture() == before).all())  # and not for ever
+    view.press("g")
+    wait_for(lambda: (view.picture() != before)[:40, :300].any())  # "seen: " and the class
+    view.press("q")
+    assert view.ended()[0] == 0
+
+
+def test_a_folder_with_a_number_of_labels_ends_there(screen, folder, tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.full((100, 400, 3), (200, 80, 220), np.uint8))
+    arguments = command("--model", folder / "run", "--source", tmp_path, "--max-frames", "1")
+    done = subprocess.run(arguments, env=screen, capture_output=True, text=True, timeout=PATIENT)
+    assert done.returncode == 0 and "1 labels in" in done.stdout
 
 
 def test_a_lost_signal_takes_the_label_away_in_the_window(look, server: MjpegServer):  # noqa: F811

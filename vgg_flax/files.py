@@ -173,7 +173,11 @@ def _host() -> str:
 
 def check_new(option: str, path: Path) -> None:
     """Raise UserError unless `path`, which an option names, is a new file in a folder that we may write to."""
-    if path.exists() or path.is_symlink():
+    try:
+        taken = path.exists() or path.is_symlink()
+    except OSError as error:  # too long a name, a folder that is closed to us
+        raise UserError(f"{option} {path}: {error.strerror}.") from None
+    if taken:
         raise UserError(f"{option} {path} exists already and is left as it is: give a new name.")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}.")

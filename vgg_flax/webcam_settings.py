@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 from vgg_flax.cli import Alias
+from vgg_flax.errors import UserError
 from vgg_flax.settings import check_region, check_value
 
 
@@ -67,4 +68,7 @@ class WebcamSettings:
         check_value("fps", self.fps, ok, "a number above 0, at most 1000")
         ok = self.resolution is None or re.fullmatch(r"[1-9]\d{1,4}x[1-9]\d{1,4}", self.resolution) is not None
         check_value("resolution", self.resolution, ok, "WIDTHxHEIGHT in pixels, such as 1280x720")
-        check_region(self.region or "full")
+        check_region("full" if self.region is None else self.region)
+        files = [path.absolute() for path in (self.save, self.json, self.csv) if path is not None]
+        if len({*files}) < len(files):
+            raise UserError("--save, --json and --csv name the same file, expected one for each.")

@@ -39,7 +39,7 @@ def main(settings: WebcamSettings) -> None:
 def run(settings: WebcamSettings) -> None:
     """From the source to the last frame. Whatever happens, files end up readable and the camera free."""
     from vgg_flax.live import sinks, sources
-    from vgg_flax.live.recording import Recording
+    from vgg_flax.live.session import new_recording
     from vgg_flax.live.terminal import Terminal
 
     with contextlib.ExitStack() as stack:
@@ -49,7 +49,7 @@ def run(settings: WebcamSettings) -> None:
         rows = [sinks.Rows(option, path) for option, path in named if path is not None]
         asked = (settings.size, settings.fps)
         source = stack.enter_context(contextlib.closing(sources.open_source(settings.source, terminal.note, *asked)))
-        recording = Recording(settings.save, source.fps) if settings.save else None
+        recording = new_recording(settings.save, source) if settings.save else None
         predictor = load_model(settings.model, terminal)
         painter, watched = make_painter(predictor), settings.show == "window" and can_open_window(terminal)
         session = make_session(settings, source, predictor, painter, rows, recording, watched)
@@ -59,7 +59,7 @@ def run(settings: WebcamSettings) -> None:
             console.show_line("keys: h shows them, q quits")
         try:
             with ending.listening() as check:
-                session.run(faces, check, hold=source.still and watched)
+                session.run(faces, check, hold=source.still and watched and settings.max_frames is None)
         finally:
             session.finish()
             say_what_came(session)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -157,7 +158,8 @@ def lacks_rows(image: np.ndarray) -> bool:
 def open_stream(url: str) -> cv2.VideoCapture | None:
     limit = int(1000 * TIMEOUT)  # only FFMPEG keeps to these
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-    return opened(cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits))
+    name: Any = os.fsencode(url)  # OpenCV crashes at text that is none; its types don't know bytes
+    return opened(cv2.VideoCapture(name, cv2.CAP_FFMPEG, limits))
 
 
 def opened(capture: cv2.VideoCapture) -> cv2.VideoCapture | None:

@@ -17,7 +17,7 @@ class Latest:
     def __init__(self, every: bool = False):
         self.every = every
         self._frame: Frame | None = None
-        self._ended = False
+        self._ended = self._closed = False
         self._changed = threading.Condition()
 
     def put(self, frame: Frame) -> None:
@@ -26,10 +26,20 @@ class Latest:
             if not self._ended:
                 self._fill(frame)
 
-    def take(self) -> Frame | None:
-        """A frame, as soon as there is one, and only once; None when no more will come."""
+    def again(self, frame: Frame) -> None:
+        """A frame that was there already, unless a newer one waits; also after the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._frame is not None or self._ended)
+            if self._frame is None and not self._closed:
+                self._fill(frame)
+
+    def take(self, after_end: bool = False) -> Frame | None:
+        """A frame, as soon as there is one, and only once; None when no more will come.
+
+        Args:
+          after_end: wait for what may come `again`, until it ends at once.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or self._closed or (self._ended and not after_end))
             frame = self._frame
             self._fill(None)
             return frame
@@ -42,7 +52,7 @@ class Latest:
     def end(self, at_once: bool = False) -> None:
         """No more will come; what is there is still given out, but not if it ends `at_once`."""
         with self._changed:
-            self._ended = True
+            self._ended, self._closed = True, self._closed or at_once
             self._fill(None if at_once else self._frame)
 
     def _fill(self, frame: Frame | None) -> None:

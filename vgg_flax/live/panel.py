@@ -70,16 +70,15 @@ class Panel:
         size, room = self.u, self.right - self.left
         percents = ["", ""] if probabilities is None else [f"  {100 * p:.0f} %" for p in probabilities]
         wide = [text.width(f"{name}{percent}", size) for name, percent in zip(state.classes, percents, strict=True)]
-        beside = sum(wide) + size <= room
+        beside = self.low or sum(wide) + size <= room  # below the picture there is no second line
+        share = (room - size) // 2 if beside and sum(wide) + size > room else room
         baseline = self.top + round((1.0 if self.low else 1.5) * size)
         track = Rect(self.left, baseline + size // 3, room, max(3, round(0.6 * size)))
         below = baseline if beside else track.bottom + round(1.1 * size)
         best = None if probabilities is None else int(np.argmax(probabilities))
         things: list[Thing] = [Bar(track, TRACK)]
         for number, line in enumerate((baseline, below)):
-            name = state.classes[number]
-            if not beside:
-                name = text.shorten(name, room - text.width(percents[number], size), size)
+            name = text.shorten(state.classes[number], share - text.width(percents[number], size), size)
             words = f"{name}{percents[number]}"
             left = self.right - text.width(words, size) if number else self.left
             things.append(Text(words, left, line, size, WHITE if number == best else GREY))

@@ -59,10 +59,10 @@ class Pump(threading.Thread):
             if not self._source.live:
                 self._wait_until_due(frame)
                 frame = dataclasses.replace(frame, captured=time.monotonic())
-            if self._board.state.paused:
-                return
             fault = self._fault = frame.fault
             self._good = self._good if fault else time.monotonic()
+            if self._board.state.paused:
+                return
             rate = self._rate.tick(time.monotonic())
             more: dict[str, Any] = {} if self._latest.every else {"frame": frame}
             more |= {} if fault else {"trouble": None}
@@ -74,7 +74,7 @@ class Pump(threading.Thread):
             why = self._source.trouble or self._fault
             self._latest.drop()
             trouble = f"no signal: {why}" if why else "no signal"
-            self._board.update(trouble=trouble, answer=None, heat=None, hint=None, label_rate=0.0)
+            self._board.update(trouble=trouble, answer=None, heat=None, hint=None, capture_rate=0.0, label_rate=0.0)
         self._seen(self._board.state)
 
     def _wait_until_due(self, frame: Frame) -> None:
@@ -83,8 +83,9 @@ class Pump(threading.Thread):
             self._began = time.monotonic() - frame.time_s
         while not self._stopping.is_set():
             if self._board.state.paused:
-                self._began += TICK
+                before = time.monotonic()
                 self._stopping.wait(TICK)
+                self._began += time.monotonic() - before
             elif self._paced and (early := self._began + frame.time_s - time.monotonic()) > 0:
                 self._stopping.wait(min(TICK, early))
             else:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,7 +87,7 @@ class VideoFile:
     def __init__(self, location: str, name: str, warn: Callable[[str], None]):
         self.name = name
         self._warn = warn
-        capture = open_stream(location) if "://" in location else opened(cv2.VideoCapture(location))
+        capture = open_stream(location) if "://" in location else _open_file(location)
         if capture is None:
             raise UserError(f"{name}: {_why_unreadable(location)}.")
         self._capture = capture
@@ -95,17 +96,18 @@ class VideoFile:
         self.fps = frame_rate(capture)
 
     def __iter__(self) -> Iterator[Frame]:
-        index, times = 0, _Times(self.fps)
+        index, times, seconds = 0, _Times(self.fps), 0.0
         while (grabbed := self._next()) is not None:
             image, read, milliseconds = grabbed
-            yield Frame(index, image, times.of(milliseconds / 1000), read)
+            seconds = times.of(milliseconds / 1000)
+            yield Frame(index, image, seconds, read)
             index += 1
         if self._closed:
             return
         if not index:
             raise UserError(f"{self.name}: no readable frame.")
         promised = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate, negative where nobody knows
-        if index < 0.9 * promised:
+        if max(index, seconds * self.fps) < 0.9 * promised:  # it counts on an even rate
             self._warn(f"{self.name} ended after {index} of {promised:.0f} frames: it may be damaged or cut short")
 
     def _next(self) -> tuple[np.ndarray, float, float] | None:
@@ -120,6 +122,12 @@ class VideoFile:
         self._closed = True
         with self._reading:
             self._capture.release()
+
+
+def _open_file(location: str) -> cv2.VideoCapture | None:
+    # In bytes, as OpenCV crashes at a name that is no text; from the root, as FFMPEG takes "12:30.mp4" for a protocol.
+    name: Any = os.fsencode(Path(location).absolute())  # which its types don't know
+    return opened(cv2.VideoCapture(name))
 
 
 class _Times:

@@ -53,7 +53,12 @@ class Recording:
     """A video with a constant frame rate and a fixed size, which the first view sets.
 
     A live source is uneven, so a view is repeated or left out as its time demands; a longer gap, as a pause or a lost
-    signal leaves, is cut. The file is made when the first view comes, and plays at any time from then on.
+    signal leaves, is cut. In a recorded source something may well last that long. The file is made when the first view
+    comes, and plays at any time from then on.
+
+    Args:
+      fps: frames a second.
+      longest_gap: seconds.
 
     Attributes:
       frames: written so far; once it is closed, or the disk has refused, what a reader finds in the file.
@@ -63,11 +68,11 @@ class Recording:
         built without what it takes.
     """
 
-    def __init__(self, path: Path, fps: float):
+    def __init__(self, path: Path, fps: float, longest_gap: float = LONGEST_GAP):
         check_name(path)
         codec_for(path)
         self.path, self.frames = path, 0
-        self._fps = fps
+        self._fps, self._longest_gap = fps, longest_gap
         self._shift = 0  # frames cut out so far
         self._film: _Film | None = None
 
@@ -83,7 +88,7 @@ class Recording:
             with self._refused():
                 self._film = _Film(self.path, self._fps, view.shape[1], view.shape[0])
         missing = round(time_s * self._fps) - self._shift + 1 - self.frames
-        if abs(missing) > LONGEST_GAP * self._fps:
+        if abs(missing) > self._longest_gap * self._fps:
             self._shift += missing - 1
             missing = 1
         for _ in range(missing):
@@ -219,7 +224,7 @@ def count_frames(path: Path) -> int:
     from av.error import FFmpegError
 
     count = 0
-    with contextlib.suppress(FFmpegError, OSError), av.open(str(path)) as container:
+    with contextlib.suppress(FFmpegError, OSError), path.open("rb") as file, av.open(file, "r") as container:
         for packet in container.demux(video=0):
             count += bool(packet.size) and not packet.is_corrupt
     return count

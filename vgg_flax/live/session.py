@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import cv2
-
-from vgg_flax import files
 from vgg_flax.answers.predictor import Predictor
-from vgg_flax.answers.rows import json_line, said
 from vgg_flax.errors import UserError
 from vgg_flax.live.capture import Source
 from vgg_flax.live.control import Control
@@ -20,17 +15,17 @@ from vgg_flax.live.film import Film
 from vgg_flax.live.latest import Latest
 from vgg_flax.live.painter import Painter
 from vgg_flax.live.pump import Pump
-from vgg_flax.live.recording import Recording
-from vgg_flax.live.scene import natural_size
-from vgg_flax.live.sinks import Rows, Sink
+from vgg_flax.live.recorded import LONGEST_FRAME
+from vgg_flax.live.recording import LONGEST_GAP, Recording
+from vgg_flax.live.sinks import Rows, Sink, row
+from vgg_flax.live.snapshots import Snapshots, new_name
 from vgg_flax.live.state import Answer, Board, State
 from vgg_flax.live.worker import Worker
 
-TURN = 0.05  # seconds that faces wait for something new
+TURN = 0.01  # seconds that faces wait for something new: of keys that come meanwhile, Qt keeps the last one
 SILENT_ROW = 1.0  # seconds between two rows that say that there is no signal
 PATIENCE = 10.0  # seconds that a label which is being computed is waited for at the end
 QUEUED = 8  # views that may wait to be written
-LIVE_FPS = 15.0  # of recordings of a live source
 
 
 class Face(Protocol):
@@ -76,10 +71,11 @@ class Session:
         self._source, self._every, self._folder, self._painter = source, every, folder, painter
         self._rows = [Sink(one, self.board) for one in rows]
         self._film: Sink[State] | None = None
+        self._snapshots = Sink(Snapshots(folder, painter(), self._kept), self.board)
         self._silent_row = 0.0
-        latest = Latest(every)
-        self._pump = Pump(source, latest, self.board, paced, self._seen)
-        self._worker = Worker(predictor, latest, self.board, smooth, self._said, most)
+        self._latest = Latest(every)
+        self._pump = Pump(source, self._latest, self.board, paced, self._seen)
+        self._worker = Worker(predictor, self._latest, self.board, smooth, self._said, most)
         if recording:
             self._start_film(recording)
 
@@ -96,7 +92,7 @@ class Session:
         while not self.control.quit:
             check()
             self.board.wait(state, TURN)
-            self.control.obey()
+            self._obey()
             state = self.board.state
             if state.error:
                 raise state.error
@@ -105,6 +101,14 @@ class Session:
             if state.ended and not hold:
                 return
 
+    def _obey(self) -> None:
+        before = self.board.state
+        self.control.obey()
+        state = self.board.state
+        changed = (before.region, before.evidence) != (state.region, state.evidence)
+        if changed and (state.paused or state.ended) and state.frame and not state.trouble and not state.frame.fault:
+            self._latest.again(state.frame)  # no other comes, of which to say it
+
     def finish(self) -> None:
         """Stop every thread and complete every file; raises what went wrong in one of them only now."""
         self._pump.stop()
@@ -112,6 +116,7 @@ class Session:
             self._worker.join(PATIENCE)
         self.seconds = time.monotonic() - self._started
         self._stop_film()
+        self._snapshots.close()
         for sink in self._rows:
             sink.close()
             if sink.target.count:
@@ -120,8 +125,9 @@ class Session:
 
     def _seen(self, state: State) -> None:
         """In the pump's thread: a State with a new frame, or without one for a while."""
-        if self._film and not self._every:
-            self._film.offer(state)
+        film = self._film  # the main thread may take it away
+        if film and not self._every:
+            film.offer(state)
         if state.trouble and time.monotonic() - self._silent_row > SILENT_ROW:
             self._silent_row = time.monotonic()
             for sink in self._rows:
@@ -131,21 +137,26 @@ class Session:
         """In the worker's thread."""
         for sink in self._rows:
             sink.add(row(answer, state))
-        if self._film and self._every:
-            self._film.add(state)
+        film = self._film
+        if film and self._every:
+            film.add(state)
+
+    def _kept(self, path: Path | None, words: str) -> None:
+        """In the thread of the snapshots."""
+        if path:
+            self.written.append(str(path))
+        self.board.tell(words)
 
     def _record(self) -> None:
         if self._film:
             return self._stop_film()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._start_film(Recording(self._new(".mp4"), self._fps))
-        except (UserError, OSError) as error:
+            self._start_film(new_recording(new_name(self._folder, ".mp4"), self._source))
+        except UserError as error:
             self.board.tell(str(error))
-
-    @property
-    def _fps(self) -> float:
-        return LIVE_FPS if self._source.live else self._source.fps
+        except OSError as error:
+            self.board.tell(f"not recorded: {error.strerror}")
 
     def _start_film(self, recording: Recording) -> None:
         self._film = Sink(Film(recording, self._painter(), self._source.live), self.board, QUEUED)
@@ -162,41 +173,11 @@ class Session:
             self.board.tell(f"wrote {film.target}")
 
     def _snapshot(self) -> None:
-        """The frame as it came, the view of it, and what is said of it."""
-        state = self.board.state
-        if (answer := state.answer) is None:
+        if self.board.state.answer is None:
             return self.board.tell("no label to keep")
-        state, frame = dataclasses.replace(state, frame=answer.frame, notice=("", 0.0)), answer.frame.image
-        view = self._painter().paint(state, *natural_size(frame.shape[1], frame.shape[0], len(state.classes)))
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._new(".png")
-            files.write_atomic(path.with_suffix(".json"), json_line(row(answer, state)).encode() + b"\n")
-            files.write_atomic(path.with_suffix(".view.png"), cv2.imencode(".png", view)[1].tobytes())
-            files.write_atomic(path, cv2.imencode(".png", frame)[1].tobytes())
-        except (UserError, OSError) as error:
-            return self.board.tell(str(error))
-        self.written.append(str(path))
-        self.board.tell(f"kept as {path}")
-
-    def _new(self, ending: str) -> Path:
-        """A name that nothing has yet: the date and the time of day."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        names = (f"{stamp}{more}" for more in ["", *(f"-{i}" for i in range(2, 1000))])
-        return next(self._folder / f"{one}{ending}" for one in names if not [*self._folder.glob(f"{one}.*")])
+        self._snapshots.add(self.board.state)
 
 
-def row(answer: Answer | None, state: State) -> dict[str, Any]:
-    """{column: value} of an answer, JSON types; of a moment without a signal nothing but where and why."""
-    frame = answer.frame if answer else None
-    return {
-        "source": state.source,
-        "file": frame.file if frame else None,
-        "frame": frame.index if frame else None,
-        "time_s": round(frame.time_s, 4) if frame else None,
-        **said(answer.plain if answer else None, state.classes),
-        "inference_ms": round(answer.inference_ms, 3) if answer else None,
-        "age_ms": round(answer.age_ms, 1) if answer and answer.age_ms is not None else None,
-        "trouble": None if answer else state.trouble,
-        "hint": ", ".join(state.doubts) or None,
-    }
+def new_recording(path: Path, source: Source) -> Recording:
+    """At a source's rate. Raises as `Recording`."""
+    return Recording(path, source.fps, LONGEST_GAP if source.live else LONGEST_FRAME)

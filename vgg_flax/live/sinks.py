@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from vgg_flax import files
-from vgg_flax.answers.rows import csv_line, json_line
+from vgg_flax.answers.rows import csv_line, json_line, said
 from vgg_flax.errors import NotSaved
-from vgg_flax.live.state import Board
+from vgg_flax.live.state import Answer, Board, State
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -106,7 +106,7 @@ class Rows:
 
     def _write(self, line: str) -> None:
         assert self._file is not None
-        data, place = line.encode() + b"\n", self._file.tell()
+        data, place = line.encode(errors="backslashreplace") + b"\n", self._file.tell()
         try:
             written = 0
             while written < len(data):
@@ -121,3 +121,19 @@ class Rows:
 
     def __str__(self) -> str:
         return f"{self.path} ({self.count} lines)"
+
+
+def row(answer: Answer | None, state: State) -> dict[str, Any]:
+    """{column: value} of an answer, JSON types; of a moment without a signal nothing but where and why."""
+    frame = answer.frame if answer else None
+    return {
+        "source": state.source,
+        "file": frame.file if frame else None,
+        "frame": frame.index if frame else None,
+        "time_s": round(frame.time_s, 4) if frame else None,
+        **said(answer.plain if answer else None, state.classes),
+        "inference_ms": round(answer.inference_ms, 3) if answer else None,
+        "age_ms": round(answer.age_ms, 1) if answer and answer.age_ms is not None else None,
+        "trouble": None if answer else state.trouble,
+        "hint": ", ".join(state.doubts) or None,
+    }

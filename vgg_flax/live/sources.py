@@ -60,9 +60,9 @@ def open_source(
             return _camera(str(path), warn, resolution, fps)
         _no_camera(text, warn, resolution, fps)
         return _local(path, text, warn)
-    except (OSError, ValueError) as error:  # names that are too long, folders that are closed, brackets in a URL
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a closed folder, "[" in a URL, ~nobody
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UserError(f"--source {shown(text)}: {reason}.") from None
+        raise UserError(f"--source {shown(text)}: {reason.rstrip('.')}.") from None
 
 
 def _camera(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import unicodedata
 
@@ -36,16 +37,18 @@ def width(text: str, size: int, bold: bool = False) -> int:
     return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)[0][0]
 
 
+@functools.lru_cache(maxsize=4096)
 def shorten(text: str, room: int, size: int, bold: bool = False) -> str:
     """As much of the text as there is room for, its end and its beginning rather than its middle."""
     if width(text, size, bold) <= room:
         return text
-    for left in range(len(text) - 2, 0, -1):
-        tail = left // 3
-        short = f"{text[: left - tail]}\u2026{text[len(text) - tail :] if tail else ''}"
-        if width(short, size, bold) <= room:
-            return short
-    return "\u2026"
+    fits = bisect.bisect(range(1, len(text) - 1), room, key=lambda left: width(_without_middle(text, left), size, bold))
+    return _without_middle(text, fits)
+
+
+def _without_middle(text: str, left: int) -> str:
+    tail = left // 3
+    return f"{text[: left - tail]}\u2026{text[len(text) - tail :] if tail else ''}"
 
 
 def wrap(text: str, room: int, size: int, bold: bool = False, lines: int = 2) -> list[str]:
@@ -81,6 +84,8 @@ def _known(character: str) -> bool:
     """Whether the font has it: what it has not is drawn as a question mark."""
     if _FONT is None or character.isascii():
         return character.isascii() and character.isprintable()
+    if "\ud800" <= character <= "\udfff":  # an odd byte of a file's name; OpenCV crashes at it
+        return False
     pictures = np.zeros((2, 48, 64, 3), np.uint8)
     for picture, one in zip(pictures, (character, "?"), strict=True):
         cv2.putText(picture, one, (8, 36), (255, 255, 255), _FONT, 24, weight=400)

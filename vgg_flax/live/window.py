@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import cv2
@@ -15,6 +16,7 @@ from vgg_flax.live.painter import Painter
 from vgg_flax.live.scene import natural_size
 from vgg_flax.live.state import Command, State
 
+AGAIN = 0.3  # seconds after which the same State is painted again
 SMALLEST = 0.03  # of the picture's side: a region dragged smaller than that is a click
 
 # Qt ends the whole process when it finds no screen, so the question is put to a process that may die of it.
@@ -39,6 +41,8 @@ def why_no_window() -> str | None:
 class Window:
     """Shows one State after the other in a size that the person chooses, and takes keys and the mouse.
 
+    Also of a State that stays, as in a pause, the view changes: notices go, and training photos come.
+
     All its methods are called in the main thread.
 
     Args:
@@ -46,21 +50,23 @@ class Window:
     """
 
     def __init__(self, title: str, painter: Painter, want: Callable[[Command], object]):
-        self._title, self._painter, self._want = title, painter, want
+        self._title = title.encode(errors="replace").decode()  # OpenCV crashes at a name that is no text
+        self._painter, self._want = painter, want
         self._size: tuple[int, int] | None = None
         self._visible_once = False
         self._from: tuple[int, int] | None = None  # where the mouse was pressed
         self._shown: State | None = None
+        self._due = 0.0  # when it is painted again
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
 
     def show(self, state: State) -> None:
-        """Show a State, unless it was shown last, and pass on what the person did meanwhile."""
+        """Show a State, unless it was shown just now, and pass on what the person did meanwhile."""
         if state.frame is not None or state.trouble or self._size:
             if self._size is None:
                 self._open(state)
             size = self._current_size()
-            if state is not self._shown or size != self._size:
-                self._size, self._shown = size, state
+            if state is not self._shown or size != self._size or time.monotonic() > self._due:
+                self._size, self._shown, self._due = size, state, time.monotonic() + AGAIN
                 cv2.imshow(self._title, self._painter.paint(state, *size))
         while (key := cv2.waitKey(1)) >= 0:
             if command := command_of(key):

@@ -50,22 +50,29 @@ class Worker(threading.Thread):
         self._region = board.state.region
         self._heat_due = 0.0
         self._colours = ColourCheck()
+        self._last: Frame | None = None
 
     def run(self) -> None:
         try:
-            while self._most != self._board.state.labelled and (frame := self._latest.take()) is not None:
-                self._label(frame)
+            self._label_all()
             self._board.update(ended=True)
+            self._label_all(after_end=True)
         except BaseException as error:  # whatever it is, the main thread says it
             self._board.fail(error)
         finally:
             self._latest.end(at_once=True)
 
+    def _label_all(self, after_end: bool = False) -> None:
+        while self._most != self._board.state.labelled and (frame := self._latest.take(after_end)) is not None:
+            self._label(frame)
+
     def _label(self, frame: Frame) -> None:
         state = self._board.state
+        again, self._last = frame is self._last, frame
         if state.region != self._region:
             self._region = state.region
             self._smoother.forget()
+            self._heat_due = 0.0
         started = time.monotonic()
         seen = dataclasses.replace(self._predictor.preprocessing, region=state.region)
         image = prepare_frame(frame.image, seen)
@@ -75,8 +82,11 @@ class Worker(threading.Thread):
         heat = self._heat(outputs, shown.label) if state.evidence else None
         now = time.monotonic()
         prediction, plain = self._predictor.prediction(shown), self._predictor.prediction(judged)
-        age = None if self._latest.every else 1000 * (now - frame.captured)
+        age = None if self._latest.every or again else 1000 * (now - frame.captured)
         answer = Answer(frame, prediction, plain, 1000 * (now - started), age)
+        if again:  # somebody wants to know more of it; it was counted and written before
+            self._board.update(answer=answer, heat=heat)
+            return
         more = {"frame": frame} if self._latest.every else {}  # the view shows no frame before its label
         state = self._board.answered(answer, heat=heat, label_rate=self._rate.tick(now), **more)
         self._said(answer, state)
