@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,7 +23,7 @@ from vgg_flax import files
 from vgg_flax.answers.judge import Judge, Judgement
 from vgg_flax.answers.predictor import Prediction
 from vgg_flax.errors import NotSaved, UserError
-from vgg_flax.live import control, health
+from vgg_flax.live import control, health, session
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.latest import Latest
 from vgg_flax.live.painter import Painter
@@ -387,12 +388,40 @@ def test_a_disk_that_refuses_is_said_by_the_main_thread_and_stops_that_file_only
             self.closed = True
 
     target = Refusing()
-    sink: Sink[int] = Sink(target, board)
+    sink: Sink[int] = Sink(target, board.fail)
     for thing in (1, 2, 3):
         sink.add(thing)
     sink.close()
     assert (target.count, target.closed) == (1, True)
     assert isinstance(board.state.error, NotSaved) and board.state.error.code == 3
+
+
+def test_a_recording_that_a_key_asked_for_and_the_disk_refuses_ends_without_the_view(tmp_path, monkeypatch):
+    class Refusing:
+        frames = 3
+
+        def add_view(self, view: np.ndarray, at: float) -> None:
+            raise NotSaved("--save a.mp4: No space left on device; its first 3 frames are there and play.")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(session, "new_recording", lambda path, source: Refusing())
+    predictor = SimpleNamespace(bundle=SimpleNamespace(judge=Judge()))
+    live = session.Session(
+        Script([]), predictor, State(), every=False, paced=False, smooth=0.3, most=None, rows=[], recording=None,
+        folder=tmp_path / "live", painter=Painter,
+    )  # type: ignore[arg-type]  # fmt: skip
+    live.control.commands.put(Command("record"))
+    live.control.obey()
+    assert live.board.state.recording
+    live._seen(live.board.update(frame=frame(0)))
+    wait_for(lambda: not live.board.state.recording, "the end of the recording")
+    assert live.board.state.error is None
+    assert live.board.state.notice[0].startswith("a.mp4: No space left on device; its first 3 frames")
+    live.control.commands.put(Command("record"))
+    live.control.obey()
+    assert live.board.state.recording, "the next press begins another one"
+    live.finish()
 
 
 def test_not_a_number_never_becomes_a_line(tmp_path):

@@ -219,6 +219,15 @@ def test_the_nearest_training_photos_stand_beside_the_picture():
     assert (view == (0, 0, 255)).all(-1).sum() > 4 * 1000
 
 
+def test_a_model_that_does_not_know_its_photos_says_so():
+    one = state([0.9, 0.1], nearest=True)
+    assert one.answer is not None
+    prediction = dataclasses.replace(one.answer.prediction, nearest=())
+    unknown = dataclasses.replace(one, answer=dataclasses.replace(one.answer, prediction=prediction))
+    assert "training photos unknown" in words(laid(unknown, 1280, 720))
+    assert "training photos unknown" not in words(laid(one, 1280, 720))
+
+
 def test_a_view_is_as_large_as_the_frame_needs():
     assert natural_size(640, 480, 2)[1] == 480
     for width, height in ((640, 480), (3840, 2160), (1, 1), (37, 26), (60, 2000)):

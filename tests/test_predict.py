@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import threading
 import zipfile
 
@@ -162,3 +163,16 @@ def test_a_name_that_is_not_utf8_is_still_a_line_of_json(saved, photos, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() and line.encode() for line in lines)
     assert "odd\udcff.png" in "".join(json.loads(line)["file"] for line in lines)
+
+
+@pytest.mark.parametrize("name", [b"12:30.avi", b"caf\xe9.avi"])
+def test_a_video_is_read_whatever_it_is_called(saved, tmp_path, monkeypatch, capsys, name):
+    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 40))
+    for level in (0, 120):
+        video.write(np.full((40, 48, 3), level, np.uint8))
+    video.release()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v.avi").rename(tmp_path / os.fsdecode(name))
+    ask(saved, os.fsdecode(name), json=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["file"] for row in rows] == [f"{os.fsdecode(name)}#{i}" for i in range(2)]

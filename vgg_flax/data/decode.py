@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -24,6 +25,14 @@ def load_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:
       BadImage: the file is no picture, is cut short, or can't be read.
     """
     return resize(decode(read_bytes(path)), preprocessing)
+
+
+def opencv_name(path: str | Path) -> Any:
+    """A video file's name as OpenCV takes any, in bytes that its types don't know.
+
+    It crashes at a name that is no text, and FFMPEG takes "12:30.mp4" for a protocol, but not from the root on.
+    """
+    return os.fsencode(Path(path).absolute())
 
 
 def read_bytes(path: str | Path) -> bytes:

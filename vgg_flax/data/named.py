@@ -15,7 +15,7 @@ from typing import NamedTuple, TextIO
 import cv2
 import numpy as np
 
-from vgg_flax.data.decode import decode, read_bytes
+from vgg_flax.data.decode import decode, opencv_name, read_bytes
 from vgg_flax.data.folder import list_folder
 from vgg_flax.data.listing import Listing
 from vgg_flax.data.zipped import list_zip
@@ -120,7 +120,7 @@ def _read(name: str, read: Callable[[], bytes], preprocessing: Preprocessing) ->
 
 def _frames(source: str, preprocessing: Preprocessing) -> Iterator[Job]:
     """Every frame of a video; decoded one after the other, resized by threads."""
-    capture, index = cv2.VideoCapture(source), 0
+    capture, index = cv2.VideoCapture(opencv_name(source)), 0
     try:
         while (grabbed := capture.read())[0]:
             frame, name = np.asarray(grabbed[1]), f"{source}#{index}"

@@ -7,12 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from vgg_flax.data.decode import decode, read_bytes
+from vgg_flax.data.decode import decode, opencv_name, read_bytes
 from vgg_flax.errors import BadImage, UserError
 from vgg_flax.live.capture import MISSES, QUIET, Frame, frame_rate, grab, open_stream, opened
 
@@ -87,7 +86,7 @@ class VideoFile:
     def __init__(self, location: str, name: str, warn: Callable[[str], None]):
         self.name = name
         self._warn = warn
-        capture = open_stream(location) if "://" in location else _open_file(location)
+        capture = open_stream(location) if "://" in location else opened(cv2.VideoCapture(opencv_name(location)))
         if capture is None:
             raise UserError(f"{name}: {_why_unreadable(location)}.")
         self._capture = capture
@@ -122,12 +121,6 @@ class VideoFile:
         self._closed = True
         with self._reading:
             self._capture.release()
-
-
-def _open_file(location: str) -> cv2.VideoCapture | None:
-    # In bytes, as OpenCV crashes at a name that is no text; from the root, as FFMPEG takes "12:30.mp4" for a protocol.
-    name: Any = os.fsencode(Path(location).absolute())  # which its types don't know
-    return opened(cv2.VideoCapture(name))
 
 
 class _Times:

@@ -109,6 +109,8 @@ def _badges(state: State, picture: Rect, u: int) -> list[Text | Bar]:
     signs += [("recording", ALARM)] if state.recording else []
     signs += [(doubt, DOUBTFUL) for doubt in state.doubts if not state.trouble]
     signs += [(f"seen: {state.heat.label}", WHITE)] if state.evidence and state.heat else []
+    unknown = state.nearest and state.answer and not state.answer.prediction.nearest
+    signs += [("training photos unknown", WHITE)] if unknown else []
     left = picture.left + u // 2
     for words, colour in signs:
         if left > picture.right - 4 * u:

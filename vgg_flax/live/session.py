@@ -69,15 +69,15 @@ class Session:
         self.written: list[str] = []
         self.seconds = self._started = 0.0  # how long it ran; when it began
         self._source, self._every, self._folder, self._painter = source, every, folder, painter
-        self._rows = [Sink(one, self.board) for one in rows]
+        self._rows = [Sink(one, self.board.fail) for one in rows]
         self._film: Sink[State] | None = None
-        self._snapshots = Sink(Snapshots(folder, painter(), self._kept), self.board)
+        self._snapshots = Sink(Snapshots(folder, painter(), self._kept), self.board.fail)
         self._silent_row = 0.0
         self._latest = Latest(every)
         self._pump = Pump(source, self._latest, self.board, paced, self._seen)
         self._worker = Worker(predictor, self._latest, self.board, smooth, self._said, most)
         if recording:
-            self._start_film(recording)
+            self._start_film(recording, self.board.fail)
 
     def run(self, faces: list[Face], check: Callable[[], None], hold: bool) -> None:
         """Show every State until the person or the source has had enough; `check` may raise to end it.
@@ -110,7 +110,7 @@ class Session:
             self._latest.again(state.frame)  # no other comes, of which to say it
 
     def finish(self) -> None:
-        """Stop every thread and complete every file; raises what went wrong in one of them only now."""
+        """Stop every thread and complete every file. What goes wrong meanwhile is on the board."""
         self._pump.stop()
         if self._worker.ident:
             self._worker.join(PATIENCE)
@@ -148,18 +148,27 @@ class Session:
         self.board.tell(words)
 
     def _record(self) -> None:
-        if self._film:
-            return self._stop_film()
+        wanted = not self.board.state.recording
+        self._stop_film()  # also one that the disk has refused
+        if not wanted:
+            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._start_film(new_recording(new_name(self._folder, ".mp4"), self._source))
+            self._start_film(new_recording(new_name(self._folder, ".mp4"), self._source), self._film_failed)
         except UserError as error:
-            self.board.tell(str(error))
+            self.board.tell(str(error).removeprefix("--save "))
         except OSError as error:
             self.board.tell(f"not recorded: {error.strerror}")
 
-    def _start_film(self, recording: Recording) -> None:
-        self._film = Sink(Film(recording, self._painter(), self._source.live), self.board, QUEUED)
+    def _film_failed(self, error: BaseException) -> None:
+        """In the thread of a film that a key asked for: the view goes on without it."""
+        if not isinstance(error, UserError):
+            return self.board.fail(error)
+        self.board.update(recording=False)
+        self.board.tell(str(error).removeprefix("--save "))
+
+    def _start_film(self, recording: Recording, fail: Callable[[BaseException], object]) -> None:
+        self._film = Sink(Film(recording, self._painter(), self._source.live), fail, QUEUED)
         self.board.update(recording=True)
 
     def _stop_film(self) -> None:

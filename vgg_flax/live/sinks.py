@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 from vgg_flax import files
 from vgg_flax.answers.rows import csv_line, json_line, said
 from vgg_flax.errors import NotSaved
-from vgg_flax.live.state import Answer, Board, State
+from vgg_flax.live.state import Answer, State
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -30,15 +30,16 @@ class Target(Protocol[T_contra]):
 
 
 class Sink(Generic[T]):
-    """A thread that writes things down in their order. What goes wrong in it is put on the board.
+    """A thread that writes things down in their order.
 
     Args:
+      fail: told what goes wrong in it; nothing is written after that.
       most: so many may wait.
     """
 
-    def __init__(self, target: Target[T], board: Board, most: int = WAITING):
+    def __init__(self, target: Target[T], fail: Callable[[BaseException], object], most: int = WAITING):
         self.target = target
-        self._board = board
+        self._fail = fail
         self._queue: queue.Queue[T | None] = queue.Queue(most)
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
@@ -54,7 +55,7 @@ class Sink(Generic[T]):
             self._queue.put(thing)
 
     def close(self) -> None:
-        """Write what waits, then close the file. Errors are on the board."""
+        """Write what waits, then close the file."""
         self._queue.put(None)
         self._thread.join()
 
@@ -68,9 +69,9 @@ class Sink(Generic[T]):
             return
         try:
             step()
-        except BaseException as error:  # whatever it is, the main thread says it
+        except BaseException as error:  # whatever it is, somebody says it
             self._failed = True
-            self._board.fail(error)
+            self._fail(error)
 
 
 class Rows:
