@@ -1,6 +1,7 @@
 """A whole model that prepares pictures itself needs no recipe from anybody, and says what its framework says."""
 
 import json
+import types
 from pathlib import Path
 
 import h5py
@@ -210,9 +211,10 @@ def test_what_is_declared_wins_over_what_fits_a_few_photos():
         guess.Score(recipe(name, 64), 0.9, loss, 96, None, works=True, tied=tied)
         for name, loss, tied in (("bgr-caffe", 0.1, True), ("rgb-torch", 0.2, True), ("rgb-raw", 0.3, False))
     ]
-    how, chosen = import_model._best(Path("m.keras"), Path("photos"), scores, ("a", "b"), raw=True)
+    photos = types.SimpleNamespace(source="photos")
+    how, chosen = import_model._best(Path("m.keras"), photos, scores, ("a", "b"), raw=True)
     assert how.name == "rgb-raw" and chosen.endswith("by 96 photos of photos, 2 others fit as well or better")
-    how, chosen = import_model._best(Path("m.keras"), Path("photos"), scores, ("a", "b"), raw=False)
+    how, chosen = import_model._best(Path("m.keras"), photos, scores, ("a", "b"), raw=False)
     assert how.name == "bgr-caffe" and "1 others within chance" in chosen
 
 

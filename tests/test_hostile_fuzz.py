@@ -38,7 +38,7 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import flatten
 from vgg_flax.network.spec import Preprocessing
 from weights_convert import convert, import_model, join, optimiser, readers
-from weights_convert.fold_head import Said
+from weights_convert.fold_head import Settings
 from weights_convert.types import Weights
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
@@ -165,7 +165,7 @@ def check(data, whole=None):
                 moments = optimiser.second_moments(source, MOMENTS.shape)
                 plan = convert.plan(source, SMALL16)
                 if plan.has_head:
-                    import_model.read(source, plan, Said(activations="relu"))
+                    import_model.read(source, plan, Settings(head_activations="relu"))
         except UserError as error:
             assert "\n" not in str(error)
             return
@@ -294,7 +294,7 @@ def check_whole(path, config):
     with readers.open_source(path) as source:
         source = dataclasses.replace(source, config=config)
         plan = convert.plan(source, SMALL16)
-        backbone, head = import_model.read(source, plan, Said(recipe=True))
+        backbone, head = import_model.read(source, plan, Settings(preprocess="bgr-caffe"))
         how = import_model.preparation("rgb-raw", head.image_size or 32, head)
         bundle = import_model.make_bundle(plan, backbone, head, ("a", "b"), how, {})
         for array in flatten(bundle.params).values():
@@ -321,7 +321,7 @@ def check_alone(path):
     with readers.open_source(path) as source:
         under = Weights(expected_backbone(random_backbone(SMALL16)), Preprocessing(224), "imagenet")
         plan = convert.plan(join.join(source, under), SMALL16)
-        backbone, head = import_model.read(source, plan, Said(activations="relu", logit=True))
+        backbone, head = import_model.read(source, plan, Settings(head_activations="relu", logit=True))
         how = import_model.preparation("rgb-unit", head.image_size or 32, head)
         bundle = import_model.make_bundle(plan, backbone, head, ("a", "b"), how, {})
         assert all(np.isfinite(array).all() for array in flatten(bundle.params).values())

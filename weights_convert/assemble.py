@@ -21,7 +21,7 @@ import numpy as np
 from weights_convert.keras_config import ADAPTIVE
 from weights_convert.mapping import from_oihw, rows_from_chw
 from weights_convert.rules import DEPTHS, TOP_LAYERS
-from weights_convert.tensor import Source, Tensor, printable, refuse
+from weights_convert.tensor import Source, Tensor, natural, printable, refuse
 
 # What frameworks call the parts of a layer: the first name is ours.
 KERNEL, BIAS = ("kernel", "W", "weight"), ("bias", "b")
@@ -77,22 +77,17 @@ def assemble(source: Source) -> Source:
     modules = [one for one in modules if 0 < len(one.shape) <= 4 and not one.name.startswith("head/")]  # a head of ours
     convs = _convolutions(source, modules)
     chain = _Chain(source.path, known=source.ordered or torch)
-    chain.backbone(convs, modules if source.ordered else sorted(modules, key=_natural))
+    chain.backbone(convs, modules if source.ordered else sorted(modules, key=lambda module: natural(module.name)))
     rest = [tensor for tensor in source.tensors if id(tensor) not in chain.used]
     config = {"class_name": "Sequential", "config": chain.layers, "first": convs[0].name}
     own = source.config if isinstance(source.config, dict) else {}
     return dataclasses.replace(source, tensors=(*chain.tensors, *rest), config=own | config, by_place=False)
 
 
-def _natural(module: Module) -> list[str]:
-    """Numbers by their size, for sorting."""
-    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", module.name)]
-
-
 def _convolutions(source: Source, modules: list[Module]) -> list[Module]:
     """VGG's: by the numbers in their names where they are alike but for these, or else in the order of the file."""
     convs = [module for module in modules if module.shape[:2] == (3, 3) and len(module.shape) == 4]
-    numbered = sorted(convs, key=_natural)
+    numbered = sorted(convs, key=lambda module: natural(module.name))
     found = [run for run in _runs(numbered) if _alike(run)]
     found = found or [run for run in _runs(convs) if source.ordered and not _alike(run)]
     if len(found) > 1:

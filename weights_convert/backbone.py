@@ -53,7 +53,7 @@ def find(graph: Graph) -> Backbone:
         alone = "Is it a head alone? Then: import --backbone imagenet"
         refuse(graph.path, f"has no convolutions. Expected the 13 of VGG16 or the 16 of VGG19. {alone}.")
     walk, i = _Walk(graph), first
-    walk.padded = any(_pads(graph.layers[ref.layer]) for ref in graph.layers[first].reads)
+    walk.padded = any(pads(graph.layers[ref.layer]) for ref in graph.layers[first].reads)
     while True:
         walk.step(graph.layers[i])
         if walk.pools == 5:
@@ -110,7 +110,7 @@ class _Walk:
         elif kind in ("Activation", "ReLU"):
             plain, self.linear = is_relu(layer), False
         else:
-            plain = layer.idle or _pads(layer)
+            plain = layer.idle or pads(layer)
             self.padded = self.padded or not layer.idle
         if not plain:
             refuse(self.graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
@@ -128,7 +128,8 @@ class _Walk:
         )
 
 
-def _pads(layer: Layer) -> bool:
+def pads(layer: Layer) -> bool:
+    """It does what 'same' padding does before a 'valid' convolution."""
     return layer.kind == "ZeroPadding2D" and layer.config.get("padding") in ([[1, 1], [1, 1]], [1, 1], 1)
 
 

@@ -11,12 +11,11 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,12 @@ def _receive(url: str, part: Path, say: Say) -> None:
         start = have if answer.status == 206 else 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
-        with (
-            part.open("ab" if start else "wb") as file,
-            _bar(part.name.removesuffix(".part"), start, total, say) as step,
-        ):
+        name = part.name.removesuffix(".part")
+        say(f"downloading {name}" + (f" ({total / 1e6:.0f} MB)" if total else ""))
+        with part.open("ab" if start else "wb") as file, _bar(f"{name}, MiB", start, total) as step:
             while piece := answer.read(PIECE):
                 file.write(piece)
-                step(len(piece))
+                step(1)
     if total is not None and part.stat().st_size < total:
         raise ConnectionError("the connection broke off; run again to go on from there")
 
@@ -103,28 +101,13 @@ def _open(request: urllib.request.Request) -> Any:
     return answer
 
 
-@contextlib.contextmanager
-def _bar(title: str, start: int, total: int | None, say: Say) -> Iterator[Callable[[int], None]]:
-    from rich import progress
+def _bar(title: str, start: int, total: int | None) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    """Counts pieces of a mebibyte."""
+    from vgg_flax import console
 
-    from vgg_flax.console import notes
-
-    if not notes.is_terminal:
-        state = [start, time.monotonic()]
-
-        def line(count: int) -> None:
-            state[0] += count
-            if time.monotonic() - state[1] > 10:
-                state[1] = time.monotonic()
-                say(f"{title}: {state[0] / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB")
-
-        say(f"downloading {title}" + (f" ({total / 1e6:.0f} MB)" if total else ""))
-        yield line
-        return
-    columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
-    with progress.Progress(progress.TextColumn(title), progress.BarColumn(), *columns, console=notes) as bar:
-        task = bar.add_task(title, total=total, completed=start)
-        yield lambda count: bar.advance(task, count)
+    if total is None:
+        return console.counter(title)
+    return console.bar(title, -(-total // PIECE), start // PIECE, summary=False)
 
 
 def pip(requirement: str, sha256: str, folder: Path) -> Path:

@@ -8,7 +8,7 @@ exactly is refused by name.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from weights_convert.keras_config import ADAPTIVE, Layer
 from weights_convert.mapping import adaptive
 from weights_convert.pixels import CONSTANT, Inside, affine, inside, moments
 from weights_convert.tensor import MAX_TENSOR_BYTES, Source, printable, refuse
+
+if TYPE_CHECKING:
+    from vgg_flax.data.dataset import Dataset
 
 POOLS: dict[str, Pool] = {"Flatten": "flatten", "GlobalAveragePooling2D": "average", "GlobalMaxPooling2D": "maximum"}
 
@@ -50,39 +53,35 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """What a person says about a model, where its file can't.
+class Settings:
+    """What a person says about a model, where its file can't, as `import`'s options of the same names."""
 
-    Attributes:
-      recipe: how pictures are prepared, so that a Lambda layer before the convolutions is what they say.
-      logit: one output without a sigmoid is the logit of the second class.
-      activations: of a head in a file without an architecture, as `--head-activations`.
-      image_size: side of its pictures.
-    """
-
-    recipe: bool = False
-    logit: bool = False
-    activations: str | None = None
+    classes: str | None = None
+    preprocess: str | None = None
+    data: Dataset | None = None
     image_size: int | None = None
+    logit: bool = False
+    head_activations: str | None = None
 
 
-def read_head(source: Source, said: Said | None = None) -> Head:
-    """The head of a whole model, whose layers the reader has put into Keras's terms.
+def read_head(source: Source, said: Settings | None = None) -> Head:
+    """The head of a plan's source, whose layers are in Keras's terms.
+
+    Args:
+      said: with `preprocess`, a Lambda layer before the convolutions is what the person says.
 
     Raises:
-      WeightFileError: no whole model, or a layer that our heads don't have.
+      WeightFileError: no dense layers, or a layer that our heads don't have.
     """
-    if not source.whole:
-        refuse(source.path, "says nothing of the layers behind the backbone. Expected a whole Keras or ONNX model.")
     graph = keras_config.read(source.path, source.config)
     found = backbone.find(graph)
     if not found.pooled:
         refuse(source.path, "is no VGG: expected convolutions that end in a MaxPooling2D.")
-    said = said or Said()
-    before = inside(source, graph, found.first, said.recipe)
+    said = said or Settings()
+    before = inside(source, graph, found.first, said.preprocess is not None)
     size = before.resized[0] if before.resized else graph.image_size
     builder = _Builder(source, (said.image_size or size or 0) // 32)
-    for layer in _stated(source, graph.behind(found.last), said.activations):
+    for layer in _stated(source, graph.behind(found.last), said.head_activations):
         try:
             builder.add(layer)
         except ValueError:

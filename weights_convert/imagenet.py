@@ -96,7 +96,11 @@ def load(spec: BackboneSpec, say: Say) -> Weights:
     root = usable_dir("weights")
     try:
         with _alone(root / f".{spec.name}.lock", say):
-            return _load_or_fetch(spec, root, say)
+            folder = root / f"imagenet-{spec.name}"
+            with contextlib.suppress(UserError):
+                return store.load(folder, spec)  # another process may have finished meanwhile
+            _fetch(spec, root, folder, say)
+            return store.load(folder, spec)
     except OSError as error:
         why = error.strerror or error
         raise UserError(
@@ -116,14 +120,6 @@ def _alone(path: Path, say: Say) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _load_or_fetch(spec: BackboneSpec, root: Path, say: Say) -> Weights:
-    folder = root / f"imagenet-{spec.name}"
-    with contextlib.suppress(UserError):
-        return store.load(folder, spec)  # another process may have finished meanwhile
-    _fetch(spec, root, folder, say)
-    return store.load(folder, spec)
 
 
 def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:

@@ -15,7 +15,7 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from weights_convert import guess, optimiser, store
 from weights_convert.convert import Plan
-from weights_convert.fold_head import Head, Said, read_head
+from weights_convert.fold_head import Head, Settings, read_head
 from weights_convert.pixels import Inside
 from weights_convert.recipes import FEATUREWISE, MEANINGS, RECIPES, Recipe, recipe
 from weights_convert.tensor import Source, printable
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
     from vgg_flax.data.dataset import Dataset
 
 KNOWN = 1000  # photos of --data that an imported model is measured on, and knows
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the person says about a model, as `import`'s options of the same names."""
-
-    classes: str | None = None
-    preprocess: str | None = None
-    data: Dataset | None = None
-    image_size: int | None = None
-    logit: bool = False
-    head_activations: str | None = None
-
-    @property
-    def said(self) -> Said:
-        """What they say of its layers."""
-        return Said(self.preprocess is not None, self.logit, self.head_activations, self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +59,7 @@ def import_model(
 
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
-    backbone, head = read(source, plan, settings.said)
+    backbone, head = read(source, plan, settings)
     classes = class_names(settings.classes, settings.data, head.spec.classes)
     how, chosen = _choose(source, plan, backbone, head, classes, settings, show)
     training = {"source": f"{source.path.name} ({source.format})", "recipe": how.name, "recipe_chosen": chosen}
@@ -212,7 +195,7 @@ def _lines(file: Path) -> list[str]:
         raise UserError(f"--classes {file} can't be read as UTF-8 text ({error}). Save it as UTF-8.") from None
 
 
-def read(source: Source, plan: Plan, said: Said | None = None) -> tuple[Params, Head]:
+def read(source: Source, plan: Plan, said: Settings | None = None) -> tuple[Params, Head]:
     """(backbone as the file has it, in the colour order of its own input; head)."""
     head = read_head(plan.source, said)
     backbone = plan.read("backbone")

@@ -8,10 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from weights_convert import keras_config
 from weights_convert.assemble import assemble
@@ -37,7 +34,7 @@ def join(head: Source, under: Weights) -> Source:
         kernel = params["kernel"][:, :, ::-1] if bgr and layer == "block1_conv1" else params["kernel"]
         for part, array in (("kernel", kernel.transpose(3, 2, 0, 1) if torch else kernel), ("bias", params["bias"])):
             convs.append(
-                Tensor(f"{layer}/{part}, not in the file", f"{layer}/{part}", array.shape, "float32", _of(array))
+                Tensor(f"{layer}/{part}, not in the file", f"{layer}/{part}", array.shape, "float32", array.copy)
             )
     facts = {key: json.dumps(getattr(under.preprocessing, key)) for key in ("mean", "std")}
     form = f"{head.format}; convolutions: {under.source}"
@@ -49,10 +46,6 @@ def join(head: Source, under: Weights) -> Source:
     layers.sort(key=lambda layer: layer["class_name"] != "InputLayer")
     own = (_named(graph, tensor) for tensor in head.tensors) if head.by_place else head.tensors
     return dataclasses.replace(vgg, format=form, tensors=(*vgg.tensors, *own), config=vgg.config | {"config": layers})
-
-
-def _of(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array
 
 
 def _named(graph: Graph, tensor: Tensor) -> Tensor:

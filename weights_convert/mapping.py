@@ -108,13 +108,11 @@ def check_shapes(source: Source, moves: dict[str, Move], model: str, spec: Backb
                 refuse(source.path, f"tensor {move.tensor.name} has shape {stored_as}; {wanted}.")
         channels = width
     if "top/fc1/kernel" in moves:
-        _check_top(source, moves, channels)
+        _check_top(source, moves)
 
 
-def _check_top(source: Source, moves: dict[str, Move], channels: int) -> None:
+def _check_top(source: Source, moves: dict[str, Move]) -> None:
     inputs = moves["top/fc1/kernel"].shape[0]
-    if inputs % channels:
-        refuse(source.path, f"fc1 reads {inputs} features. Expected a multiple of {channels} channels.")
     for layer in TOP_LAYERS:
         kernel, bias = moves[f"top/{layer}/kernel"], moves[f"top/{layer}/bias"]
         if kernel.shape != (inputs, *bias.shape):

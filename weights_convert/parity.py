@@ -19,7 +19,6 @@ from vgg_flax.network.preprocess import normalize
 from vgg_flax.network.spec import BackboneSpec, ModelSpec, Preprocessing, dense_layers
 from weights_convert import convert, keras_config, runtimes
 from weights_convert.fold_head import Head, read_head
-from weights_convert.pixels import Inside
 from weights_convert.readers import open_source
 from weights_convert.rules import CAFFE, TORCH
 from weights_convert.tensor import Source, refuse
@@ -97,10 +96,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 def _head(source: Source, plan: convert.Plan) -> Head | None:
     """The dense layers of the file: the original top, or a whole model's own."""
-    if source.whole:
-        layers = keras_config.read(source.path, source.config).layers
-        return read_head(source) if any(layer.kind == "Dense" for layer in layers) else None
-    return Head(plan.top, plan.read("top"), None, Inside()) if plan.top else None
+    return read_head(plan.source) if plan.has_top or (source.whole and plan.has_head) else None
 
 
 def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:

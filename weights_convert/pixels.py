@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from weights_convert import variables
+from weights_convert import backbone, variables
 from weights_convert.keras_config import Graph, Layer, Ref
 from weights_convert.recipes import Exact
 from weights_convert.rules import CAFFE
@@ -108,7 +108,9 @@ def inside(source: Source, graph: Graph, first: int, stated: bool = False) -> In
         refuse(source.path, f"has more than {MAX_STEPS} layers before its first convolution.")
     walk = _Evaluation(source, stated)
     for i in sorted(needed):
-        walk.step(i, graph.layers[i] if i != first else dataclasses.replace(graph.layers[i], kind="Identity"))
+        layer = graph.layers[i]
+        of_vgg = i == first or (backbone.pads(layer) and first in graph.readers(i))
+        walk.step(i, dataclasses.replace(layer, kind="Identity") if of_vgg else layer)
     return walk.result(walk.values[first][0])
 
 

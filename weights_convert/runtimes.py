@@ -7,6 +7,7 @@ class that a file names is built unless it is a plain layer.
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,11 @@ from weights_convert.rules import TORCH
 from weights_convert.tensor import KERAS_3, Source, printable
 
 Runner = Callable[[Path, Plan, np.ndarray], tuple[str, dict[str, np.ndarray]]]
+FRAMEWORKS = {  # module: (its name for people, what pip calls it)
+    "keras": ("Keras", "'vgg_flax[keras]'"),
+    "onnxruntime": ("onnxruntime", "'vgg_flax[onnxruntime]'"),
+    "torch": ("PyTorch", "torch"),
+}
 PLAIN = {"Conv2D", "MaxPooling2D", "Flatten", "GlobalAveragePooling2D", "Dense", "BatchNormalization", "Activation"}
 PLAIN |= {"ReLU", "Softmax", "Rescaling", "Normalization", "ZeroPadding2D", "GlobalMaxPooling2D", "AveragePooling2D"}
 PLAIN |= {"Reshape", "GetItem", "Stack", "Add", "Subtract", "Multiply", "TrueDivide"}
@@ -49,35 +55,42 @@ def choose(source: Source, plan: Plan) -> Runner:
 def published(plan: Plan, images: np.ndarray) -> np.ndarray:
     """uint8 RGB pictures as the dialect's own framework prepares them, in its colour order."""
     if (plan.mean, plan.std) == TORCH:
-        torch = _import("torch", "PyTorch", "torch")
+        torch = framework("torch")
         scaled = torch.tensor(images).float() / 255
         return ((scaled - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])).numpy()
-    keras = _keras()
+    keras = framework("keras")
     prepared = keras.applications.vgg16.preprocess_input(images.astype(np.float32))
     return prepared if plan.bgr else prepared[..., ::-1]
 
 
-def _import(name: str, title: str, package: str) -> Any:
-    import importlib
-
+def framework(name: str, otherwise: str = "") -> Any:
+    """Keras, onnxruntime or torch. Raises UserError where it is missing, with how to install it, or do without."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"{title} is missing, which runs this file: pip install {package}.") from None
+        title, package = FRAMEWORKS[name]
+        raise UserError(f"{title} is missing, which runs this file: pip install {package}{otherwise}.") from None
+
+
+def keras_blocks(layers: Any, x: Any, widths: tuple[tuple[int, ...], ...]) -> list[Any]:
+    """VGG's convolutions on a tensor of Keras: what the max-pool of each block gives."""
+    pools = []
+    for i, block in enumerate(widths, 1):
+        for j, width in enumerate(block, 1):
+            x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"block{i}_conv{j}")(x)
+        x = layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
+        pools.append(x)
+    return pools
 
 
 def _first_line(error: Exception) -> str:
     return printable((str(error).strip() or repr(error)).splitlines()[0])[:150].rstrip(".")
 
 
-def _keras() -> Any:
-    os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
-    return _import("keras", "Keras", "'vgg_flax[keras]'")
-
-
 def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     """A whole model, layer by layer."""
-    keras = _keras()
+    keras = framework("keras")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras's errors have no common type
@@ -89,14 +102,10 @@ def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[s
 
 def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     """A weights file, loaded by Keras into the architecture of its own `applications`, in the file's own widths."""
-    keras = _keras()
+    keras = framework("keras")
     layers = keras.layers
     images = keras.Input(inputs.shape[1:])
-    x = images
-    for i, block in enumerate(plan.blocks, 1):
-        for j, width in enumerate(block, 1):
-            x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"block{i}_conv{j}")(x)
-        x = layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
+    *_, x = keras_blocks(layers, images, plan.blocks)
     if plan.has_top:
         x = layers.Flatten(name="flatten")(x)
         for name in ("fc1", "fc2", "predictions"):
@@ -163,7 +172,7 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
 
     from weights_convert.readers import onnx_tensor
 
-    runtime = _import("onnxruntime", "onnxruntime", "'vgg_flax[onnxruntime]'")
+    runtime = framework("onnxruntime")
     model = onnx.load(str(path), load_external_data=False)
     attributes = [one for node in model.graph.node for one in node.attribute]
     if model.functions or any(one.HasField("g") or one.graphs for one in attributes):
@@ -201,7 +210,7 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
 
 def torch_state(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     """A state_dict, run convolution by convolution with torch's own functions."""
-    torch = _import("torch", "PyTorch", "torch")
+    torch = framework("torch")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

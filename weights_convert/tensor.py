@@ -97,6 +97,11 @@ def printable(name: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def natural(name: str) -> list[str]:
+    """For sorting: conv2d, conv2d_2, conv2d_10, numbers by their size."""
+    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
 def regular_file(path: Path) -> Path:
     """The path, if it is a regular file of a sane size. A pipe or device would block for ever."""
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import flatten
 from weights_convert.readers import open_source
 from weights_convert.rounding import Weights, rounded
+from weights_convert.runtimes import framework
 from weights_convert.tensor import printable, read_float32
 
 if TYPE_CHECKING:
@@ -144,12 +144,7 @@ def _folder(bundle: Bundle, path: Path) -> Verdict:
 
 
 def _onnx(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "onnxruntime is missing, which runs .onnx: pip install 'vgg_flax[onnxruntime]', or --no-verify."
-        ) from None
+    onnxruntime = framework("onnxruntime", ", or --no-verify")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return f"onnxruntime {onnxruntime.__version__}", lambda images: session.run(None, {"images": images})[0]
 
@@ -171,13 +166,7 @@ def _only_our_layers(path: Path) -> None:
 
 
 def _keras(path: Path) -> tuple[str, Callable[[np.ndarray], Any]]:
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        import keras
-    except ImportError:
-        raise UserError(
-            "Keras is missing, which runs this format: pip install 'vgg_flax[keras]', or --no-verify."
-        ) from None
+    keras = framework("keras", ", or --no-verify")
     _only_our_layers(path)
     model: Any = keras.models.load_model(path, compile=False)
     return f"Keras {keras.__version__}", lambda images: model(images.astype(np.float32), training=False)

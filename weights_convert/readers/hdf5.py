@@ -17,7 +17,17 @@ import h5py
 import numpy as np
 
 from weights_convert.readers import hdf5_dataset, hdf5_text
-from weights_convert.tensor import KERAS_3, MAX_JSON_BYTES, MAX_TENSORS, Source, Tensor, printable, refuse, unique
+from weights_convert.tensor import (
+    KERAS_3,
+    MAX_JSON_BYTES,
+    MAX_TENSORS,
+    Source,
+    Tensor,
+    natural,
+    printable,
+    refuse,
+    unique,
+)
 
 MAX_ATTRIBUTE_ITEMS = 10_000
 MAX_DEPTH = 24
@@ -128,7 +138,7 @@ def _legacy_key(layer: str, weight: str) -> str:
 
 
 def _keras3(path: Path, file: Any, datasets: dict[str, h5py.Dataset]) -> Source:
-    names = sorted(datasets, key=_natural)
+    names = sorted(datasets, key=natural)
     tensors = [_tensor(path, name, _keras3_key(file, name), datasets[name]) for name in names if not _is_state(name)]
     spare = tuple((printable(name), OPTIMISER) for name in names if _is_state(name))
     dialects = ("keras", "keras-numbered")
@@ -232,11 +242,6 @@ def _version(*places: Any) -> str:
         if text and re.fullmatch(r"[\w.+-]{1,30}", text):
             return text
     return "1"  # the first versions did not write it
-
-
-def _natural(name: str) -> list[Any]:
-    """conv2d, conv2d_2, conv2d_10: the order in which Keras 3 numbered the layers."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _first_clause(error: BaseException) -> str:

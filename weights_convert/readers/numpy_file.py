@@ -6,12 +6,13 @@ Source: numpy.lib.format. A pickled dict is read by `pickled.Machine`, never by 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import mmap
 import re
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,20 +37,17 @@ def open_npz(path: Path, archive: Archive) -> Iterator[Source]:
         shape, dtype, fortran, start = header(path, name, io.BytesIO(head))
         if entry.file_size != start + math.prod(shape) * dtype.itemsize:
             refuse(path, f"tensor {name} has {entry.file_size - start:,} bytes for the shape {shape}.")
-        load = _member(path, archive, member, shape, dtype, fortran, start)
+        load = functools.partial(_read_member, archive, member, shape, dtype, fortran, start)
         key = re.sub("_([Wb])$", r"/\1", member.removesuffix(".npy").split(":")[0])  # conv1_1_W
         tensors.append(Tensor(name, key, shape, dtype.name, load))
     yield Source(path, "NumPy .npz", ("keras", "keras-numbered", "frossard"), unique(path, tensors))
 
 
-def _member(
-    path: Path, archive: Archive, member: str, shape: Any, dtype: np.dtype, fortran: bool, start: int
-) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        data = archive.slice(member, start, math.prod(shape) * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-    return load
+def _read_member(
+    archive: Archive, member: str, shape: tuple[int, ...], dtype: np.dtype, fortran: bool, start: int
+) -> np.ndarray:
+    data = archive.slice(member, start, math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def header(path: Path, name: str, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -94,10 +92,6 @@ def _pickled_dict(path: Path, thing: Any) -> Source:
             if not isinstance(array, NumpyArray) or array.dtype is None:
                 refuse(path, f"{printable(layer)} holds something that is no array.")
             name = printable(f"{layer}[{i}]")
-            load = _pickled_array(path, name, array)
+            load = functools.partial(read_array, path, name, array)
             tensors.append(Tensor(name, f"{layer}/{i}", array.shape, array_dtype(array), load))
     return Source(path, "NumPy .npy with a pickled dict", ("machrisaa",), unique(path, tensors))
-
-
-def _pickled_array(path: Path, name: str, array: NumpyArray) -> Callable[[], np.ndarray]:
-    return lambda: read_array(path, name, array)

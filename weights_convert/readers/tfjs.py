@@ -6,11 +6,12 @@ Source: the converter's `weightsManifest`: groups of shards that, put end to end
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def _group(path: Path, shards: list[Any], weights: list[Any]) -> list[Tensor]:
             raise TypeError
         shape = checked_shape(path, name, entry["shape"])
         size = 4 * math.prod(shape)
-        tensors.append(Tensor(name, key, shape, "float32", _load(path, name, files, start, size, shape)))
+        load = functools.partial(_read, path, name, files, start, size, shape)
+        tensors.append(Tensor(name, key, shape, "float32", load))
         start += size
     if start != sum(size for _, size in files):
         refuse(
@@ -74,18 +76,15 @@ def _size(path: Path, name: str) -> int:
     return status.st_size
 
 
-def _load(
+def _read(
     path: Path, name: str, files: list[tuple[Path, int]], start: int, size: int, shape: tuple[int, ...]
-) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        parts, position = [], 0
-        for file, length in files:
-            first, last = max(start - position, 0), min(start + size - position, length)
-            if first < last:
-                with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as opened:
-                    opened.seek(first)
-                    parts.append(opened.read(last - first))
-            position += length
-        return decode(path, name, b"".join(parts), "float32", shape)
-
-    return load
+) -> np.ndarray:
+    parts, position = [], 0
+    for file, length in files:
+        first, last = max(start - position, 0), min(start + size - position, length)
+        if first < last:
+            with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as opened:
+                opened.seek(first)
+                parts.append(opened.read(last - first))
+        position += length
+    return decode(path, name, b"".join(parts), "float32", shape)

@@ -7,6 +7,7 @@ read, and its code is not. Source: torch/serialization.py, torch/csrc/jit/serial
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import mmap
 import struct
@@ -116,15 +117,14 @@ def _tensors(path: Path, thing: Any) -> dict[str, TorchTensor]:
 def describe(path: Path, thing: Any, fetch: Fetch) -> Source:
     """The tensors of an unpickled state_dict."""
     found = _tensors(path, thing)
+    tensors, counters = [], []
     for name, tensor in found.items():
         if tensor.storage.dtype not in SIZES:
             refuse(path, f"tensor {printable(name)} is of the unknown type {printable(tensor.storage.dtype)}.")
-    tensors, counters = [], []
-    for name, tensor in found.items():
         if name.endswith(".num_batches_tracked"):
             counters.append((printable(name), "a counter, no weight"))
             continue
-        load = _load(path, name, tensor, fetch)
+        load = functools.partial(_read, path, printable(name), tensor, fetch)
         tensors.append(Tensor(printable(name), key(name), tensor.shape, tensor.storage.dtype, load))
     kind = "TorchScript" if isinstance(thing, Scripted) else "PyTorch state_dict"
     return Source(path, kind, dialects(found), unique(path, tensors), tuple(counters), ordered=True)
@@ -140,20 +140,11 @@ def key(name: str) -> str:
     return "/".join(name.rpartition(".")[::2])
 
 
-def _load(path: Path, name: str, tensor: TorchTensor, fetch: Fetch) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        count = math.prod(tensor.shape)
-        steps, step = [], 1
-        for n in reversed(tensor.shape):
-            steps.append(step)
-            step *= n
-        plain = all(n == 1 or a == b for n, a, b in zip(tensor.shape, tensor.strides, reversed(steps), strict=True))
-        storage = tensor.storage
-        if plain:
-            data = fetch(storage, tensor.offset, count)
-            return decode(path, printable(name), data, storage.dtype, tensor.shape)
-        whole = decode(path, printable(name), fetch(storage, 0, storage.size), storage.dtype, (storage.size,))
-        strides = [n * whole.itemsize for n in tensor.strides]
-        return np.lib.stride_tricks.as_strided(whole[tensor.offset :], tensor.shape, strides, writeable=False)
-
-    return load
+def _read(path: Path, name: str, tensor: TorchTensor, fetch: Fetch) -> np.ndarray:
+    storage, shape = tensor.storage, tensor.shape
+    steps = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    if all(n == 1 or a == b for n, a, b in zip(shape, tensor.strides, steps, strict=True)):
+        return decode(path, name, fetch(storage, tensor.offset, math.prod(shape)), storage.dtype, shape)
+    whole = decode(path, name, fetch(storage, 0, storage.size), storage.dtype, (storage.size,))
+    strides = [n * whole.itemsize for n in tensor.strides]
+    return np.lib.stride_tricks.as_strided(whole[tensor.offset :], shape, strides, writeable=False)

@@ -12,7 +12,7 @@ import numpy as np
 from vgg_flax.answers.bundle import Bundle, entries, measured, write_arrays
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
-from weights_convert.rules import CAFFE, DIALECTS, TOP_LAYERS, conv_names
+from weights_convert.rules import CAFFE, TOP_LAYERS, conv_names
 
 
 def write(bundle: Bundle, path: Path, name: str) -> None:
@@ -69,7 +69,6 @@ def _keras(bundle: Bundle, path: Path) -> None:
     top = keras_top(bundle)
     arrays = {**bundle.params["backbone"], **top}
     layers = conv_names(tuple(map(len, bundle.spec.backbone.blocks))) + [name for name in TOP_LAYERS if top]
-    flipped = {"block1_conv1"} if DIALECTS["keras"].bgr else set()
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array(layers, "S")
         file.attrs["backend"], file.attrs["keras_version"] = np.bytes_("jax"), np.bytes_("2.15.0")
@@ -77,5 +76,5 @@ def _keras(bundle: Bundle, path: Path) -> None:
             kernel, bias = (np.asarray(arrays[layer][part]) for part in ("kernel", "bias"))
             group = file.create_group(layer)
             group.attrs["weight_names"] = np.array([f"{layer}/kernel:0", f"{layer}/bias:0"], "S")
-            group[f"{layer}/kernel:0"] = kernel[:, :, ::-1] if layer in flipped else kernel
+            group[f"{layer}/kernel:0"] = kernel[:, :, ::-1] if layer == "block1_conv1" else kernel
             group[f"{layer}/bias:0"] = bias

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vgg_flax.answers.bundle import Bundle
-from vgg_flax.errors import UserError
 from vgg_flax.network.spec import dense_layers
-
-os.environ.setdefault("KERAS_BACKEND", "jax")  # read once, when Keras is imported
+from weights_convert.runtimes import framework, keras_blocks
 
 
 def write(bundle: Bundle, path: Path, _: str) -> None:
@@ -25,10 +22,7 @@ def write(bundle: Bundle, path: Path, _: str) -> None:
 
 def build(bundle: Bundle) -> Any:
     """The model: preprocessing, backbone, head and calibrated softmax, of Keras's own layers."""
-    try:
-        import keras
-    except ImportError:
-        raise UserError("Keras is missing, which writes this format: pip install 'vgg_flax[keras]'.") from None
+    keras = framework("keras")
     layers: Any = keras.layers
     size = bundle.spec.image_size
     images = keras.Input((size, size, 3), name="images")
@@ -36,13 +30,7 @@ def build(bundle: Bundle) -> Any:
     x = layers.Normalization(mean=preprocessing.mean, variance=np.square(preprocessing.std), name="preprocessing")(
         images
     )
-    blocks = []
-    for i, block in enumerate(bundle.spec.backbone.blocks, 1):
-        for j, out in enumerate(block, 1):
-            x = layers.Conv2D(out, 3, padding="same", activation="relu", name=f"block{i}_conv{j}")(x)
-        x = layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
-        blocks.append(x)
-    x = _features(layers, bundle, blocks)
+    x = _features(layers, bundle, keras_blocks(layers, x, bundle.spec.backbone.blocks))
     for name, out in dense_layers(bundle.spec.head)[:-1]:
         x = layers.Dense(out, activation="relu", name=name)(x)
     classes = len(bundle.classes)

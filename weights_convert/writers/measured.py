@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from scipy.stats import binomtest
-
 from vgg_flax.answers.bundle import Bundle
+from vgg_flax.insight.metrics import wilson
 from vgg_flax.network.heads import HEADS
 from vgg_flax.settings import TrainSettings, from_flat
 from weights_convert.writers.markdown import plain, quoted, table
@@ -99,8 +98,8 @@ def _classes(bundle: Bundle, test: dict[str, Any]) -> str:
     for name, counts, i in zip(bundle.classes, matrix, range(len(matrix)), strict=True):
         one, recall = test["per_class"][name], "-"
         if support := one["support"]:
-            found = binomtest(counts[i], support).proportion_ci(0.95, method="wilson")
-            recall = f"{one['recall']:.1%} ({found.low:.1%} to {found.high:.1%})"
+            low, high = wilson(counts[i], support)
+            recall = f"{one['recall']:.1%} ({low:.1%} to {high:.1%})"
         rows.append((name, f"{one['precision']:.1%}", recall, f"{one['f1']:.1%}", support))
     header = ("class", "precision", "recall (95 % interval)", "F1", "pictures")
     text = f"### Classes of the test\n\n{table(header, rows, numbers=4)}"
