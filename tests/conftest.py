@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 os.environ["KERAS_BACKEND"] = "jax"  # before any test module imports Keras
+if hasattr(signal, "SIGHUP"):  # programs that tests start don't inherit what `nohup` ignores
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from vgg_flax.data.photos import Photos
 from vgg_flax.network.spec import BackboneSpec, HeadSpec, ModelSpec, Preprocessing

@@ -16,8 +16,8 @@ PACKAGE = Path(winograd.__file__).parents[2]
 # source: (VERSION, digest of the source without comments and docstrings)
 PINNED = {
     "network/augment.py": (augment, 1, "51b8ae3c161e8319"),
-    "network/preprocess.py": (preprocess, 1, "85411845c0fe5cba"),
-    "data/decode.py": (decode, 2, "50d877e82c348dbb"),
+    "network/preprocess.py": (preprocess, 1, "41ebbe8362709cc8"),
+    "data/decode.py": (decode, 2, "6bae5f446d213874"),
     "data/heif.py": (decode, 2, "b6c68fd8f30e8af5"),
     "data/orientation.py": (decode, 2, "3db1ccf74db42664"),
     "data/copies.py": (copies, 1, "e1bd2a0cf4247882"),
