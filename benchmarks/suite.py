@@ -166,8 +166,7 @@ def section(name: str, results: Any) -> str:
     if name == "augment":
         return "\n".join(tables.compare(one, augment.OURS, "views a second") for one in results)
     if name == "webcam":
-        texts = (tables.compare(one, webcam.OURS, "frames a second") + "\n" + webcam.latency(one) for one in results)
-        return "\n".join(texts)
+        return "\n".join(map(webcam.report, results))
     texts = [tables.compare(one, forward.OURS) for one in results]
     apart = max((one["disagreement"] for one in results), default=0.0)
     texts.append(f"The contenders' outputs, averaged over a picture, lie within {apart:.1e} (relative RMS) of XLA's.\n")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import tables
-from benchmarks.contenders.camera import RATE, number_in
+from benchmarks.contenders.camera import PICTURES, RATE, number_in
 from benchmarks.driver import ROOT, Case, Contender, measure, started
 from benchmarks.forward import peer
 
@@ -119,12 +119,16 @@ class Watcher:
             self._painter.paint(state, 960, 480)
         now = time.monotonic()
         if state.frame is not None and now > self._from:
-            self._seen.add(number_in(state.frame.image))
+            self._seen.add(round((now - self._age(state.frame, now)) * RATE))
             if state.answer is not None and state.answer is not self._last:
-                self._ages.append(now - self._start - number_in(state.answer.frame.image) / RATE)
+                self._ages.append(self._age(state.answer.frame, now))
             self._last = state.answer
         if now > self._until:
             self._session.control.quit = True
+
+    def _age(self, frame: Any, now: float) -> float:
+        """Seconds since a frame was taken, by the number in it, which begins anew after PICTURES."""
+        return ((now - self._start) * RATE - number_in(frame.image)) % PICTURES / RATE
 
     def figures(self) -> dict[str, float]:
         seconds = self._until - self._from
