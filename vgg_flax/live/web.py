@@ -192,6 +192,8 @@ def _basic(login: Login) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
+    """Hands its socket over once it is connected, so that another thread can end a wait."""
+
     def __init__(self, keep: Callable[[socket.socket], None], *args: Any, **options: Any):
         super().__init__(*args, **options)
         self._keep = keep
@@ -201,14 +203,7 @@ class _Connection(http.client.HTTPConnection):
         self._keep(self.sock)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
-    def __init__(self, keep: Callable[[socket.socket], None], *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self._keep = keep
-
-    def connect(self) -> None:
-        super().connect()
-        self._keep(self.sock)
+class _SecureConnection(_Connection, http.client.HTTPSConnection): ...
 
 
 class _Digest(urllib.request.HTTPDigestAuthHandler):
