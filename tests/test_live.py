@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import itertools
 import json
@@ -22,8 +23,10 @@ from misbehaving import wait_for
 from vgg_flax import files
 from vgg_flax.answers.judge import Judge, Judgement
 from vgg_flax.answers.predictor import Prediction
+from vgg_flax.answers.training_photos import TrainingPhotos
 from vgg_flax.errors import NotSaved, UserError
 from vgg_flax.live import control, health, session
+from vgg_flax.live.album import Album
 from vgg_flax.live.capture import Frame
 from vgg_flax.live.latest import Latest
 from vgg_flax.live.painter import Painter
@@ -488,15 +491,23 @@ def test_a_folder_that_is_closed_to_us_is_named_before_the_model_is_loaded(tmp_p
         Rows("--json", tmp_path / "closed" / "out.jsonl")
 
 
-def test_training_photos_are_found_by_their_names(tmp_path: Path):
-    from vgg_flax.live.album import Album
-
+def test_training_photos_are_found_by_their_names_unless_another_one_has_it(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        cv2.imwrite(str(tmp_path / name / "1.png"), np.full((300, 600, 3), 50, np.uint8))
-    album = Album(str(tmp_path), None)
-    wait_for(lambda: album("a/1.png") is not None, "the photo")
-    photo = album("a/1.png")
-    assert photo is not None and photo.shape == (80, 160, 3)
-    assert album("a/2.png") is None
-    assert Album(str(tmp_path / "gone"), None)("a/1.png") is None
+        cv2.imwrite(str(tmp_path / name / "1.png"), np.full((300, 600, 3), (50, 90, 130), np.uint8))
+    cv2.imwrite(str(tmp_path / "b" / "1.png"), np.zeros((300, 600, 3), np.uint8))  # since the training
+    seen = hashlib.sha256((tmp_path / "a" / "1.png").read_bytes()).digest()
+
+    def album(data: Path) -> Album:
+        training = {"data": str(data), "settings": {}}
+        return Album(TrainingPhotos(SimpleNamespace(training=training, judge=Judge(seen=seen))))  # type: ignore[arg-type]
+
+    photos, gone = album(tmp_path), album(tmp_path / "gone")
+    wait_for(lambda: photos("a/1.png") is not None, "the photo")
+    photo = photos("a/1.png")
+    assert photo is not None and photo.shape == (80, 160, 3) and photo[40, 80].tolist() == [50, 90, 130]
+    for one, name in ((photos, "b/1.png"), (photos, "a/2.png"), (gone, "a/1.png")):
+        assert one(name) is None
+        wait_for(lambda one=one: not one._wanted, "a look at it")
+        time.sleep(0.1)
+        assert one(name) is None, name

@@ -84,11 +84,11 @@ def load_model(path: Path | None, terminal: Terminal) -> Predictor:
 
 def make_painter(predictor: Predictor) -> Callable[[], Painter]:
     """What makes a painter for each face and file; all show the same training photos."""
+    from vgg_flax.answers.training_photos import TrainingPhotos
     from vgg_flax.live.album import Album
     from vgg_flax.live.painter import Painter
 
-    training = predictor.bundle.training
-    album = Album(training["data"], training.get("settings", {}).get("label")) if "data" in training else None
+    album = Album(TrainingPhotos(predictor.bundle))
     return lambda: Painter(album)
 
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-
-from vgg_flax.data import open_dataset
-from vgg_flax.data.dataset import Dataset
-from vgg_flax.data.decode import decode
-from vgg_flax.errors import BadImage, UserError
 
 SIDE = 160  # pixels of the longer side
 
 
 class Album:
-    """Gives photos by their names, from where the model says that it was trained; read in a thread when first asked.
+    """Gives photos by their names, small; read in a thread when first asked for.
 
     Args:
-      data: as `vgg-flax train --data` takes it.
-      label: as its `--label`.
+      find: (class, uint8 RGB `[h, w, 3]`) of a photo, or None, as `TrainingPhotos` does.
     """
 
-    def __init__(self, data: str, label: str | None):
-        self._data, self._label = data, label
+    def __init__(self, find: Callable[[str], tuple[str, np.ndarray] | None]):
+        self._find = find
         self._known: dict[str, np.ndarray | None] = {}
         self._wanted: list[str] = []
         self._changed = threading.Condition()
@@ -43,23 +38,11 @@ class Album:
             return self._known[name]
 
     def _read(self) -> None:
-        try:
-            dataset = open_dataset(self._data, label=self._label)
-        except (UserError, OSError):
-            return  # the photos have moved: their names are shown
-        number = {name: i for i, name in enumerate(dataset.names)}
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted)
                 name = self._wanted.pop()
-            if name in number:
-                self._known[name] = _small(dataset, number[name])
-
-
-def _small(dataset: Dataset, index: int) -> np.ndarray | None:
-    try:
-        image = decode(dataset.read(index))
-    except BadImage:
-        return None
-    scale = min(1.0, SIDE / max(image.shape[:2]))
-    return cv2.resize(image[:, :, ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            if found := self._find(name):
+                image = found[1][:, :, ::-1]
+                scale = min(1.0, SIDE / max(image.shape[:2]))
+                self._known[name] = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 
 import numpy as np
 
 from vgg_flax import console
-from vgg_flax.answers.bundle import Bundle
 from vgg_flax.answers.predictions import Predictions
-from vgg_flax.data import decode, open_dataset
-from vgg_flax.data.dataset import Dataset
+from vgg_flax.answers.training_photos import TrainingPhotos
+from vgg_flax.data import decode
 from vgg_flax.data.photos import Photos
-from vgg_flax.errors import BadImage, UserError
+from vgg_flax.errors import BadImage
 from vgg_flax.network.preprocess import region_of
 from vgg_flax.report import original, thumbnails
 
@@ -59,37 +56,8 @@ class Album:
         return original(self._photos, int(self._rows[row]))
 
 
-class TrainingPhotos:
-    """Gives (class, picture) of a photo that a model has learned from, by its name.
-
-    The picture is a `data:` URI. Both are empty where the photo is no longer there, or another one has its name.
-    """
-
-    def __init__(self, bundle: Bundle):
-        self._bundle = bundle
-
-    def __call__(self, name: str) -> tuple[str, str]:
-        if self._dataset is None or name not in self._places:
-            return "", ""
-        place = self._places[name]
-        try:
-            with console.without_noise():
-                data = self._dataset.read(place)
-                if not self._bundle.judge.has_seen([hashlib.sha256(data).hexdigest()])[0]:
-                    return "", ""
-                photo = thumbnails.at_most(decode.decode(data), thumbnails.SIDE)
-        except BadImage:
-            return "", ""
-        return self._dataset.classes[self._dataset.labels[place]], thumbnails.data_uri(photo)
-
-    @functools.cached_property
-    def _dataset(self) -> Dataset | None:
-        training = self._bundle.training
-        try:
-            return open_dataset(training["data"], label=training["settings"].get("label"))
-        except (UserError, OSError, KeyError):
-            return None
-
-    @functools.cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self._dataset.names)} if self._dataset else {}
+def training_photo(known: TrainingPhotos, name: str) -> tuple[str, str]:
+    """(Class, `data:` URI) of a photo that a model has learned from; both empty where it is gone."""
+    with console.without_noise():
+        found = known(name)
+    return (found[0], thumbnails.data_uri(thumbnails.at_most(found[1], thumbnails.SIDE))) if found else ("", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from vgg_flax.answers.bundle import Bundle
 from vgg_flax.answers.predictions import Predictions
+from vgg_flax.answers.training_photos import TrainingPhotos
 from vgg_flax.report import thumbnails
-from vgg_flax.report.album import Album, TrainingPhotos
+from vgg_flax.report.album import Album, training_photo
 
 MISTAKES, LEAST_SURE, NEAREST = 24, 12, 4
 DOUBTED = 24  # photos of a kind that the doctor doubts
@@ -106,7 +108,7 @@ def _training(predictions: Predictions, album: Album | None, bundle: Bundle | No
     """What gives (class, picture) of a training photo by its name; of an evaluation those are the model's."""
     row_of = {str(name): row for row, name in enumerate(predictions.names)}
     if not (predictions.splits == "train").any():
-        return TrainingPhotos(bundle) if bundle else lambda name: ("", "")
+        return functools.partial(training_photo, TrainingPhotos(bundle)) if bundle else lambda name: ("", "")
 
     def known(name: str) -> tuple[str, str]:
         row = row_of[name]
