@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import os
 import socket
@@ -17,7 +18,18 @@ import av
 import cv2
 import numpy as np
 import pytest
-from misbehaving import NAME, PASSWORD, MjpegServer, jpeg, level, next_frame, no_warning, picture, wait_for
+from misbehaving import (
+    NAME,
+    PASSWORD,
+    MjpegHandler,
+    MjpegServer,
+    jpeg,
+    level,
+    next_frame,
+    no_warning,
+    picture,
+    wait_for,
+)
 from test_webcam_sources import server  # noqa: F401  (a fixture)
 
 from vgg_flax.errors import UserError
@@ -371,9 +383,7 @@ def test_wrong_password_is_told_as_such(server, mode):  # noqa: F811
     assert any(plain in asked.get("authorization", "") for asked in server.asked) == (mode != "digest")
 
 
-def test_password_is_not_sent_on_to_another_server(server):  # noqa: F811
-    from misbehaving import MjpegHandler
-
+def test_password_is_not_sent_on_to_another_server(server, monkeypatch):  # noqa: F811
     with MjpegServer() as other:
         elsewhere = other.url("mute")
 
@@ -383,13 +393,10 @@ def test_password_is_not_sent_on_to_another_server(server):  # noqa: F811
             else:
                 handler.plain(401, "text/html", b"", WWW_Authenticate='Basic realm="camera"')
 
-        MjpegHandler.lead_on = lead_on  # type: ignore[attr-defined]
-        try:
-            with pytest.raises(UserError, match="401"):
-                open_source(server.url("lead_on", LOGIN), no_warning)
-        finally:
-            del MjpegHandler.lead_on  # type: ignore[attr-defined]
-            other.shutdown()
+        monkeypatch.setattr(MjpegHandler, "lead_on", lead_on, raising=False)
+        with pytest.raises(UserError, match="401"):
+            open_source(server.url("lead_on", LOGIN), no_warning)
+        other.shutdown()
         assert other.asked
         assert not any("authorization" in asked for asked in other.asked)
 
@@ -537,29 +544,30 @@ def test_terminal_as_standard_input_is_told_what_to_do(monkeypatch):
 # Streams of FFMPEG
 
 
-def test_video_over_http_is_a_recording_by_its_type(tmp_path, server):  # noqa: F811
-    from misbehaving import MjpegHandler
+def recorded_levels(url: str) -> list[int]:
+    """Of the frames of a source that must be a recording."""
+    source = open_source(url, no_warning)
+    assert not source.live
+    with contextlib.closing(source):
+        return [level(frame) for frame in source if frame]
 
+
+def test_video_over_http_is_a_recording_by_its_type(tmp_path, server, monkeypatch):  # noqa: F811
     writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (64, 48))
     for value in range(0, 100, 10):
         writer.write(picture(value, 48, 64))
     writer.release()
     data = Path(tmp_path / "a.mp4").read_bytes()
-    MjpegHandler.watch = lambda handler: handler.plain(200, "video/mp4", data)  # type: ignore[attr-defined]
-    try:
-        source = open_source(server.url("watch"), no_warning)
-        frames = [frame for frame in source if frame]
-        source.close()
-    finally:
-        del MjpegHandler.watch  # type: ignore[attr-defined]
-    assert not source.live
-    np.testing.assert_allclose([level(frame) for frame in frames], range(0, 100, 10), atol=4)
+
+    def watch(handler: MjpegHandler) -> None:
+        handler.plain(200, "video/mp4", data)
+
+    monkeypatch.setattr(MjpegHandler, "watch", watch, raising=False)
+    np.testing.assert_allclose(recorded_levels(server.url("watch")), range(0, 100, 10), atol=4)
 
 
 def test_live_video_over_http_is_read_by_ffmpeg_with_the_times_of_its_pictures(tmp_path, server, monkeypatch):  # noqa: F811
     """MPEG-TS, a hundred pictures at 25 a second, sent in pieces of eight: late and in bursts."""
-    from misbehaving import MjpegHandler
-
     from vgg_flax.live import capture
 
     monkeypatch.setattr(capture, "TIMEOUT", 5.0)
@@ -574,7 +582,7 @@ def test_live_video_over_http_is_read_by_ffmpeg_with_the_times_of_its_pictures(t
             if handler.server.stopping.wait(8 / 25):
                 return
 
-    MjpegHandler.live = live  # type: ignore[attr-defined]
+    monkeypatch.setattr(MjpegHandler, "live", live, raising=False)
     source = open_source(server.url("live"), no_warning)
     try:
         frames = iter(source)
@@ -583,7 +591,6 @@ def test_live_video_over_http_is_read_by_ffmpeg_with_the_times_of_its_pictures(t
         seen = [next_frame(frames) for _ in range(6)]
     finally:
         source.close()
-        del MjpegHandler.live  # type: ignore[attr-defined]
     assert source.live
     for one, other in itertools.pairwise(seen):
         assert other.captured - one.captured == pytest.approx((level(other) - level(one)) / 2 / 25, abs=0.05)
@@ -606,22 +613,16 @@ def transport_stream(path: Path, count: int, every: int) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise([*places, len(data)])]
 
 
-def test_playlist_that_is_complete_is_a_recording_whatever_its_type(tmp_path, server):  # noqa: F811
-    from misbehaving import MjpegHandler
-
+def test_playlist_that_is_complete_is_a_recording_whatever_its_type(tmp_path, server, monkeypatch):  # noqa: F811
     (piece,) = transport_stream(tmp_path / "all.ts", 30, 99)
     lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:2", "#EXTINF:1.2,", server.url("piece.ts"), ""]
 
     def all_m3u8(handler: MjpegHandler) -> None:
         handler.plain(200, "text/plain", "\n".join([*lines[:-1], "#EXT-X-ENDLIST", ""]).encode())
 
-    MjpegHandler.all_m3u8 = all_m3u8  # type: ignore[attr-defined]
-    MjpegHandler.piece_ts = lambda handler: handler.plain(200, "video/mp2t", piece)  # type: ignore[attr-defined]
-    try:
-        source = open_source(server.url("all.m3u8"), no_warning)
-        frames = [frame for frame in source if frame]
-        source.close()
-    finally:
-        del MjpegHandler.all_m3u8, MjpegHandler.piece_ts  # type: ignore[attr-defined]
-    assert not source.live
-    np.testing.assert_allclose([level(frame) for frame in frames], range(20, 80, 2), atol=4)
+    def piece_ts(handler: MjpegHandler) -> None:
+        handler.plain(200, "video/mp2t", piece)
+
+    monkeypatch.setattr(MjpegHandler, "all_m3u8", all_m3u8, raising=False)
+    monkeypatch.setattr(MjpegHandler, "piece_ts", piece_ts, raising=False)
+    np.testing.assert_allclose(recorded_levels(server.url("all.m3u8")), range(20, 80, 2), atol=4)
