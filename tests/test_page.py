@@ -218,5 +218,6 @@ def test_the_wheel_carries_every_file_that_is_no_module():
         for glob in globs
         for path in (ROOT / package.replace(".", "/")).glob(glob)
     }
-    found = [path for path in (ROOT / "vgg_flax").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {path for path in found if path.suffix != ".py"} <= carried
+    packages = ("vgg_flax", "weights_convert")
+    found = [path for package in packages for path in (ROOT / package).rglob("*") if path.is_file()]
+    assert {path for path in found if path.suffix != ".py" and "__pycache__" not in path.parts} <= carried

@@ -1,4 +1,4 @@
-"""report.html: a run on one page that opens from disk. The only importer of jinja2, with `comparison`.
+"""report.html: a run on one page that opens from disk. The report's only importer of jinja2.
 
 All text comes through the template's escaping, and what the script reads is JSON: names of classes and files are data.
 """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jinja2
+
 from vgg_flax.answers import bundle as bundles
 from vgg_flax.errors import UserError
 from vgg_flax.files import write_atomic
@@ -21,7 +23,7 @@ def write(bundle: bundles.Bundle, folder: Path, _: str) -> None:
     """Fill the folder, whose name becomes the model's. Raises UserError when the training record is not ours."""
     try:
         text = card.compose(bundle, folder.name)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"the training record is not as `vgg-flax train` or `import` writes it ({what}).") from None
     bundles.save(bundle, folder)
