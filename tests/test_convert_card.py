@@ -33,7 +33,7 @@ from vgg_flax.settings import TrainSettings, from_flat, to_flat
 from vgg_flax.training import runs
 from vgg_flax.webcam_settings import WebcamSettings
 from weights_convert import writers
-from weights_convert.writers import card
+from weights_convert.writers import card, hub
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 REPOSITORY = Path(__file__).parents[1]
@@ -283,3 +283,45 @@ def test_a_foreign_record_is_one_line(tmp_path, damage):
     with pytest.raises(UserError, match="training record is not as `vgg-flax train` or `import` writes it"):
         writers.write(dataclasses.replace(ours, training=ours.training | damage), tmp_path / "m", "hub")
     assert not list(tmp_path.iterdir())
+
+
+HOSTILE, ESCAPED = "*<b>`|x {{ 7 + 7 }}", "\\*&lt;b&gt;\\`&#124;x {{ 7 + 7 }}"
+MEASURED = {"data", "weights", "best_epoch", "count", "support"}  # the last two of the training photos
+RECORDS = {
+    "imported": {"source": "a.h5", "recipe": "bgr", "recipe_chosen": "as was said"},
+    "epochs": trained([[9, 1, 0], [0, 9, 0], [0, 0, 9]], head="linear", views=2).training,
+    "folds": trained([[9, 1, 0], [0, 9, 0], [0, 0, 9]], chosen={"blocks": "4-5", "strength": 0.25}).training,
+}
+
+
+def leaves(value, path=()):
+    """Where a record's values are; the first of a list stands for its others."""
+    if isinstance(value, dict | list) and value:
+        for key in value if isinstance(value, dict) else (0,):
+            yield from leaves(value[key], (*path, key))
+    else:
+        yield path
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    other = value.copy()
+    other[path[0]] = replaced(value[path[0]], path[1:], new)
+    return other
+
+
+@pytest.mark.parametrize("value", [HOSTILE, 0, 10**400, None], ids=["text", "zero", "huge", "null"])
+@pytest.mark.parametrize("kind", RECORDS)
+def test_any_value_of_a_record_is_escaped_or_refused_in_a_line(tmp_path, monkeypatch, kind, value):
+    monkeypatch.setattr(bundle, "save", lambda *_: None)
+    record, ours, escaped = RECORDS[kind], make(), set()
+    for path in leaves(record):
+        changed = dataclasses.replace(ours, training=replaced(record, path, value))
+        with contextlib.suppress(UserError):
+            hub.write(changed, tmp_path, "hub")
+            page = (tmp_path / "README.md").read_text("utf-8").split("---\n", 2)[2]
+            assert HOSTILE not in page and "<b>" not in page, path
+            escaped |= {path[-1]} if ESCAPED in page else set()
+    if value == HOSTILE:  # where any text is taken, and shown
+        assert escaped == ({"source", "recipe", "recipe_chosen"} if kind == "imported" else MEASURED)

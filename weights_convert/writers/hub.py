@@ -23,7 +23,7 @@ def write(bundle: bundles.Bundle, folder: Path, _: str) -> None:
     """Fill the folder, whose name becomes the model's. Raises UserError when the training record is not ours."""
     try:
         text = card.compose(bundle, folder.name)
-    except (AttributeError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, jinja2.UndefinedError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"the training record is not as `vgg-flax train` or `import` writes it ({what}).") from None
     bundles.save(bundle, folder)
