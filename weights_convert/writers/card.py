@@ -1,6 +1,6 @@
 """A model card in Markdown: what a bundle and its training record say of the model, and nothing else.
 
-Its text is `card.md.j2`; here are the facts that stand in it, and the escaping. Class names are folder names, and
+Its text is `card.md.jinja`; here are the facts that stand in it, and the escaping. Class names are folder names, and
 those may hold anything. Contents: Mitchell et al., "Model Cards for Model Reporting", arXiv:1810.03993. Metadata:
 https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
 """
@@ -59,11 +59,14 @@ def compose(bundle: Bundle, name: str) -> str:
 def _template() -> jinja2.Template:
     """Every value that it writes goes through `plain`."""
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=plain,
-    )  # fmt: skip
+    )
     environment.filters["number"] = format
-    text = resources.files("weights_convert.writers").joinpath("card.md.j2").read_text(encoding="utf-8")
+    text = resources.files("weights_convert.writers").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(text)
 
 
