@@ -29,7 +29,7 @@ from vgg_flax.answers import bundle
 from vgg_flax.commands.convert import Dialect, main
 from vgg_flax.errors import UserError
 from vgg_flax.network import params
-from vgg_flax.network.spec import BACKBONES, KERAS_MEAN, VGG16, VGG19, HeadSpec
+from vgg_flax.network.spec import BACKBONES, KERAS_MEAN, VGG16, VGG19, HeadSpec, Preprocessing
 from weights_convert import mapping, rules, runtimes
 
 
@@ -266,23 +266,33 @@ def test_folder_of_the_other_model_is_told_by_name(official, tmp_path):
 
 def test_the_top_is_imported_too(tmp_path):
     arrays, top = random_backbone(VGG16), random_top(VGG16, hidden=11, classes=5)
-    main(["import", str(write_keras_h5(tmp_path / "f.h5", {**arrays, **top})), str(tmp_path / "w")])
+    path = write_keras_h5(tmp_path / "f.h5", {**arrays, **top})
+    main(["import", str(path), str(tmp_path / "w"), "--classes", "a,b,c,d,e", "--preprocess", "bgr-caffe"])
     found = bundle.load(tmp_path / "w")
     assert found.spec.head == HeadSpec(5, (5,), ("flatten",), (11, 11), standardize=False)
-    assert found.classes == ("0", "1", "2", "3", "4") and found.preprocessing.mean == KERAS_MEAN
+    assert found.classes == tuple("abcde") and found.preprocessing == Preprocessing(32, KERAS_MEAN, (1, 1, 1))
     assert_same(found.params["head"], {layer: dict(zip(("kernel", "bias"), top[layer], strict=True)) for layer in top})
     assert load(tmp_path / "w").preprocessing == found.preprocessing
 
 
-def test_a_top_for_pictures_that_are_no_square_is_left_out_by_name(small, tmp_path, capsys):
+def test_without_names_of_its_classes_the_top_is_left_out_by_name(small, tmp_path, capsys):
     arrays, top = random_backbone(SMALL16), random_top(SMALL16)
-    top["fc1"] = (np.ones((2 * 6, 7), "f4"), top["fc1"][1])  # block 5 of 32 x 64 pixels
     main(["import", str(write_keras_h5(tmp_path / "f.h5", {**arrays, **top})), str(tmp_path / "w")])
     out = capsys.readouterr().out
     assert out.count("left out: a head of its own") == 6 and "26 tensors" in out
+    assert "Its head was left out. --classes a,b,... or --data FOLDER imports the model whole." in out
     assert_same(load(tmp_path / "w", SMALL16).backbone, expected_backbone(arrays))
     with pytest.raises(UserError, match="without a head"):
         bundle.load(tmp_path / "w")
+
+
+def test_a_top_for_pictures_that_are_no_square_is_refused(small, tmp_path, capsys):
+    arrays, top = random_backbone(SMALL16), random_top(SMALL16)
+    top["fc1"] = (np.ones((2 * 6, 7), "f4"), top["fc1"][1])  # block 5 of 32 x 64 pixels
+    path = write_keras_h5(tmp_path / "f.h5", {**arrays, **top})
+    with pytest.raises(SystemExit):
+        main(["import", str(path), str(tmp_path / "w"), "--classes", "a,b,c", "--preprocess", "bgr-caffe"])
+    assert "the head reads 12 features; at 32 pixels the backbone gives 6" in capsys.readouterr().err
 
 
 def test_nothing_is_left_behind_when_an_import_fails(tmp_path, capsys):

@@ -35,7 +35,7 @@ def test_the_first_kernel_decides_colours_and_statistics(tmp_path, name, bgr):
     path = write_torch_zip(tmp_path / "w.pth", torch_state(WIDE, arrays))
     with readers.open_source(path) as source:
         plan = convert.plan(source, WIDE)
-        first = plan.read("backbone")["block1_conv1"]["kernel"]
+        first = plan.read()["block1_conv1"]["kernel"]
     assert (plan.mean, plan.std) == (rules.TORCH if "torchvision" in name else rules.CAFFE)
     assert f"the first kernel is of {name}, in {'BGR' if bgr else 'RGB'}" in plan.why
     kernel = arrays["block1_conv1"][0]

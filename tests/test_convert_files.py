@@ -11,6 +11,8 @@ import numpy as np
 
 from vgg_flax.network.spec import BackboneSpec
 from weights_convert import convert, readers
+from weights_convert.fold_head import read_head
+from weights_convert.rules import TOP_LAYERS
 
 # Keras 3.15's variables lack the `copy` keyword that NumPy 2 asks __array__ for.
 KERAS_NOISE = (
@@ -141,4 +143,5 @@ def keras_network(layers, spec, size, nested=False):
 def read_top(path, spec=SMALL16):
     """The three layers on top that a file holds, {} where it has none."""
     with readers.open_source(path) as source:
-        return convert.plan(source, spec).read("top")
+        plan = convert.plan(source, spec)
+        return read_head(plan.source).params if plan.dense == TOP_LAYERS else {}

@@ -334,7 +334,7 @@ def test_a_backbone_alone_computes_what_keras_computes(tmp_path, kind):
     model.save(tmp_path / "m.keras")
     with readers.open_source(tmp_path / "m.keras") as source:
         plan = convert.plan(source, SMALL16)
-        params = plan.read("backbone")
+        params = plan.read()
         assert len(plan.left_out) == 2, plan.left_out
     with jax.default_matmul_precision("float32"):
         found = np.asarray(bind_backbone(SMALL16, "float32", params)(inputs[..., ::-1])["block5"])

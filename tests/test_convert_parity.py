@@ -160,8 +160,8 @@ def test_each_fault_is_told_by_its_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "published", published)
     read = convert.Plan.read
 
-    def wrong(self, part):
-        params = read(self, part)
+    def wrong(self):
+        params = read(self)
         params["block4_conv2"]["kernel"] = params["block4_conv2"]["kernel"][::-1]
         return params
 

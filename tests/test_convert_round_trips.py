@@ -27,10 +27,10 @@ def small(monkeypatch):
     monkeypatch.setattr(mapping, "WIDTHS", (4, 4, 5, 6, 6))
 
 
-def through(path, back, spec, *options):
+def through(path, back, spec, *options, said=()):
     """Import `path`, put a head on it where it has none, and export it to `back`."""
     folder = path.parent
-    main(["import", str(path), str(folder / "imported")])
+    main(["import", str(path), str(folder / "imported"), *said])
     run = folder / "imported"
     if json.loads((run / "model.json").read_text())["head"] is None:
         found = bundle.load_backbone(run)
@@ -66,7 +66,8 @@ def assert_identical(found, expected):
 def test_keras_weights_come_back(tmp_path, top, model):
     dense = random_top(SPECS[model], size=64, classes=2) if top else {}
     path = write_keras_h5(tmp_path / "in.h5", random_backbone(SPECS[model]) | dense)
-    through(path, tmp_path / "out.h5", SPECS[model], "--format", "keras-weights")
+    said = ["--classes", "a,b", "--preprocess", "bgr-caffe"] if top else []
+    through(path, tmp_path / "out.h5", SPECS[model], "--format", "keras-weights", said=said)
     assert_identical(datasets(tmp_path / "out.h5"), datasets(path))
 
 

@@ -278,7 +278,7 @@ def test_the_convolutions_are_found_under_any_names(tmp_path, kind, suffix):
     path = tmp_path / f"m.{suffix}"
     torch.save(model.state_dict(), path) if suffix == "pth" else safetensors_torch.save_file(model.state_dict(), path)
     with readers.open_source(path) as source:
-        found = convert.plan(source, SMALL16).read("backbone")
+        found = convert.plan(source, SMALL16).read()
     for layer, conv in zip(rules.conv_names(rules.DEPTHS["vgg16"]), convs[first : first + 13], strict=True):
         np.testing.assert_array_equal(found[layer]["kernel"], conv.weight.detach().numpy().transpose(2, 3, 1, 0))
         np.testing.assert_array_equal(found[layer]["bias"], conv.bias.detach().numpy())

@@ -7,18 +7,16 @@ ZeroPadding2D before a 'valid' convolution is 'same' padding.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
 from weights_convert import variables
-from weights_convert.keras_config import ADAPTIVE, CONVS, Graph, Layer
+from weights_convert.keras_config import CONVS, Graph, Layer
 from weights_convert.mapping import Move
-from weights_convert.rules import DEPTHS, TOP_LAYERS, conv_names
-from weights_convert.tensor import Source, Tensor, WeightFileError, refuse
+from weights_convert.rules import DEPTHS, conv_names
+from weights_convert.tensor import Source, Tensor, refuse
 
-PARTS = ("kernel", "bias")
 FIRST = "backbone/block1_conv1/kernel"
 EXPECTED = "Expected VGG's: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools"
 
@@ -39,11 +37,6 @@ class Backbone:
     first: int
     last: int
     pooled: bool
-
-    def channels(self, source: Source) -> int:
-        """Of its last map."""
-        kernel = variables.find(source, self.convs[-1][0], "kernel")
-        return max(1, kernel.shape[-1]) if kernel and kernel.shape else 1
 
 
 def find(graph: Graph) -> Backbone:
@@ -163,29 +156,6 @@ def moves(source: Source, found: Backbone, bgr: bool) -> dict[str, Move]:
             target = f"backbone/{name}/{part}"
             result[target] = Move(source.path, target, tensor, bgr and target == FIRST, parts, epsilon)
     return result
-
-
-def top(source: Source, graph: Graph, found: Backbone) -> dict[str, Move]:
-    """The same for VGG's three layers on top, where nothing else is behind the backbone; or nothing."""
-    try:
-        layers = [layer for layer in graph.behind(found.last) if not layer.idle]
-    except WeightFileError:
-        return {}
-    chain = [layer for layer in layers if layer.kind not in ("Activation", "ReLU", "Softmax", ADAPTIVE)]
-    names = [layer.name for layer in chain[1:] if layer.kind == "Dense"]
-    relus = [is_relu(layer) for layer in layers if layer.kind in ("Dense", "Activation", "ReLU")]
-    if not chain or not found.pooled or chain[0].kind != "Flatten" or tuple(names) != TOP_LAYERS or len(chain) != 4:
-        return {}
-    if sum(relus) != 2 or relus[-1] or any(layer.kind == "Activation" and not is_relu(layer) for layer in layers[:-1]):
-        return {}
-    targets = [
-        (f"top/{layer.name}/{part}", variables.find(source, layer, part)) for layer in chain[1:] for part in PARTS
-    ]
-    result = {target: Move(source.path, target, tensor) for target, tensor in targets if tensor}
-    if len(result) != 6:
-        return {}
-    square = math.isqrt(result["top/fc1/kernel"].shape[0] // found.channels(source)) ** 2 * found.channels(source)
-    return result if square == result["top/fc1/kernel"].shape[0] else {}  # our pictures are square
 
 
 def constant(name: str, shape: tuple[int, ...], value: float) -> Tensor:

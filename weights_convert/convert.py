@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vgg_flax.network.params import Params, unflatten
-from vgg_flax.network.spec import HeadSpec, Preprocessing
+from vgg_flax.network.spec import Preprocessing
 from weights_convert import backbone, evidence, keras_config
 from weights_convert.assemble import assemble
 from weights_convert.backbone import FIRST
 from weights_convert.mapping import Move, check_shapes
-from weights_convert.rules import DEPTHS, DIALECTS, TOP_LAYERS, Dialect, conv_names
+from weights_convert.rules import DEPTHS, DIALECTS, Dialect, conv_names
 from weights_convert.tensor import Source, printable, refuse
 
 if TYPE_CHECKING:
     from vgg_flax.network.spec import BackboneSpec
     from weights_convert.recipes import Recipe
 
-HEAD = "a head of its own"
+HEAD, NAN = "a head of its own", "NaN, as torchvision's FEATURES have it"
 Statistics = tuple[float, float, float]
 
 
@@ -68,28 +67,16 @@ class Plan:
         return dataclasses.replace(self, moves=moves, mean=how.preprocessing.mean, std=how.preprocessing.std)
 
     @property
-    def has_head(self) -> bool:
-        """There are dense layers behind the backbone."""
-        return any(layer.kind == "Dense" for layer in keras_config.read(self.path, self.source.config).layers)
-
-    @property
-    def has_top(self) -> bool:
-        """The three fully connected layers are there, too."""
-        return "top/fc1/kernel" in self.moves
-
-    @property
-    def top(self) -> HeadSpec | None:
-        """The three fully connected layers as a head of ours."""
-        if not self.has_top:
-            return None
-        *hidden, classes = (self.moves[f"top/{layer}/bias"].shape[0] for layer in TOP_LAYERS)
-        return HeadSpec(classes, (5,), ("flatten",), tuple(hidden), standardize=False)
+    def dense(self) -> tuple[str, ...]:
+        """Names of the dense layers behind the backbone; none of a head of NaN."""
+        hollow = any(reason == NAN for _, reason in self.left_out)
+        layers = [] if hollow else keras_config.read(self.path, self.source.config).layers
+        return tuple(layer.name for layer in layers if layer.kind == "Dense")
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of the backbone's input, for pictures as large as the top was made for, or of 224 pixels."""
-        side = math.isqrt(self.moves["top/fc1/kernel"].shape[0] // self.blocks[-1][-1]) if self.has_top else 7
-        return Preprocessing(32 * side, self.mean, self.std)
+        """Of the backbone's input, which may have any size."""
+        return Preprocessing(224, self.mean, self.std)
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
@@ -98,10 +85,9 @@ class Plan:
         widths = iter(self.moves[f"backbone/{name}/bias"].shape[0] for name in conv_names(depths))
         return tuple(tuple(next(widths) for _ in range(depth)) for depth in depths)
 
-    def read(self, part: str) -> Params:
-        """`backbone` or `top` as a nested dict of float32 arrays."""
-        targets = [target for target in self.moves if target.startswith(f"{part}/")]
-        return unflatten({target.removeprefix(f"{part}/"): self.moves[target].read() for target in targets})
+    def read(self) -> Params:
+        """The backbone, {layer: {"kernel": [3, 3, in, out], "bias": [out]}}, float32."""
+        return unflatten({target: move.read() for target, move in self.moves.items()})["backbone"]
 
 
 def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto") -> Plan:
@@ -120,7 +106,7 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
     found = backbone.find(graph)
     name, why = _dialect(source, whole.config.get("first") or found.convs[0][0].name, dialect)
     table = DIALECTS[name]
-    moves = backbone.moves(whole, found, table.bgr) | backbone.top(whole, graph, found)
+    moves = backbone.moves(whole, found, table.bgr)
     model = next(key for key, depths in DEPTHS.items() if depths == found.blocks)
     check_shapes(source, moves, model, spec)
     mean, std = _statistics(source, table)
@@ -131,7 +117,7 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
 
 
 def _weigh(plan: Plan, *, told: bool) -> Plan:
-    """The same with what the values themselves say: those of the first convolution, and of a top that holds none."""
+    """The same with what the values of the first convolution say."""
     first = dataclasses.replace(plan.moves[FIRST], flip=False, norm=())
     bias = plan.moves[FIRST.replace("kernel", "bias")]
     known = None if bias.norm or told else evidence.origin(first.read(), bias.read())
@@ -144,12 +130,6 @@ def _weigh(plan: Plan, *, told: bool) -> Plan:
     elif plan.dialect in ("torchvision", "vggface") and not told:
         why = f"{plan.why}; its first kernel is of no known weights: {plan.dialect}'s statistics, or say --preprocess"
         plan = dataclasses.replace(plan, why=why)
-    last = plan.moves.get("top/predictions/bias")
-    if last and last.tensor.dtype.startswith("float") and np.isnan(last.tensor.load().astype(np.float32)).all():
-        tops = [target for target in plan.moves if target.startswith("top/")]
-        left_out = (*((plan.moves[target].tensor.name, "NaN, as torchvision's FEATURES have it") for target in tops),)
-        moves = {target: move for target, move in plan.moves.items() if target not in tops}
-        plan = dataclasses.replace(plan, moves=moves, left_out=(*plan.left_out, *left_out))
     return plan
 
 
@@ -180,5 +160,7 @@ def _statistics(source: Source, table: Dialect) -> tuple[Statistics, Statistics]
 
 def _rest(source: Source, moves: dict[str, Move]) -> tuple[tuple[str, str], ...]:
     used = {part.name for move in moves.values() for part in (move.tensor, *move.norm)}
-    spare = [tensor.name for tensor in source.tensors if tensor.name not in used]
-    return (*((name, HEAD) for name in spare), *source.left_out)
+    spare = [tensor for tensor in source.tensors if tensor.name not in used]
+    biases = (one for one in spare if len(one.shape) == 1 and one.dtype in ("float32", "float64") and one.shape[0])
+    reason = NAN if any(np.isnan(bias.load()).all() for bias in biases) else HEAD
+    return (*((tensor.name, reason) for tensor in spare), *source.left_out)

@@ -166,6 +166,4 @@ def _copied(known: Known, folders: tuple[Path, ...], say: Say) -> Path | None:
 
 def _import(file: Path, spec: BackboneSpec, folder: Path, source: str) -> None:
     with open_source(file) as opened:
-        found = plan(opened, spec)
-        backbone = {target: move for target, move in found.moves.items() if target.startswith("backbone/")}
-        store.save(dataclasses.replace(found, moves=backbone), folder, source, overwrite=True)
+        store.save(plan(opened, spec), folder, source, overwrite=True)

@@ -198,7 +198,7 @@ def _lines(file: Path) -> list[str]:
 def read(source: Source, plan: Plan, said: Settings | None = None) -> tuple[Params, Head]:
     """(backbone as the file has it, in the colour order of its own input; head)."""
     head = read_head(plan.source, said)
-    backbone = plan.read("backbone")
+    backbone = plan.read()
     first = backbone["block1_conv1"]
     kernel = first["kernel"][:, :, ::-1] if plan.bgr else first["kernel"]
     kernel = kernel[:, :, np.argsort(head.inside.order)]  # the model's own change of the order

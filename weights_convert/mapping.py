@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from weights_convert.rules import DEPTHS, TOP_LAYERS, WIDTHS, conv_names
+from weights_convert.rules import DEPTHS, WIDTHS, conv_names
 from weights_convert.tensor import Source, Tensor, read_float32, refuse
 
 if TYPE_CHECKING:
@@ -107,21 +107,6 @@ def check_shapes(source: Source, moves: dict[str, Move], model: str, spec: Backb
                 wanted = f"{move.target} of {model.upper()} is {shape}"
                 refuse(source.path, f"tensor {move.tensor.name} has shape {stored_as}; {wanted}.")
         channels = width
-    if "top/fc1/kernel" in moves:
-        _check_top(source, moves)
-
-
-def _check_top(source: Source, moves: dict[str, Move]) -> None:
-    inputs = moves["top/fc1/kernel"].shape[0]
-    for layer in TOP_LAYERS:
-        kernel, bias = moves[f"top/{layer}/kernel"], moves[f"top/{layer}/bias"]
-        if kernel.shape != (inputs, *bias.shape):
-            refuse(
-                source.path,
-                f"tensor {kernel.tensor.name} has shape {kernel.shape}, expected {(inputs, *bias.shape)}: "
-                f"{inputs} features in, and as many out as {bias.tensor.name} has.",
-            )
-        inputs = bias.shape[0]
 
 
 def wrong_model(path: Path, found: str, expected: str) -> NoReturn:

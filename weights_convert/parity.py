@@ -20,7 +20,7 @@ from vgg_flax.network.spec import BackboneSpec, ModelSpec, Preprocessing, dense_
 from weights_convert import convert, keras_config, runtimes
 from weights_convert.fold_head import Head, read_head
 from weights_convert.readers import open_source
-from weights_convert.rules import CAFFE, TORCH
+from weights_convert.rules import CAFFE, TOP_LAYERS, TORCH
 from weights_convert.tensor import Source, refuse
 from weights_convert.types import Say
 
@@ -66,7 +66,7 @@ def compare(
     with open_source(path) as source:
         plan = convert.plan(source, dialect=dialect)
         say(plan.why)
-        backbone, head = plan.read("backbone"), _head(source, plan)
+        backbone, head = plan.read(), _head(source, plan)
         size = _size(source, plan, head)
         images = noise(size)[:PICTURES] if images is None else images
         if size != images.shape[1] and head:
@@ -96,7 +96,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 def _head(source: Source, plan: convert.Plan) -> Head | None:
     """The dense layers of the file: the original top, or a whole model's own."""
-    return read_head(plan.source) if plan.has_top or (source.whole and plan.has_head) else None
+    return read_head(plan.source) if plan.dense and (source.whole or plan.dense == TOP_LAYERS) else None
 
 
 def _size(source: Source, plan: convert.Plan, head: Head | None) -> int:

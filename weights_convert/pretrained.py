@@ -51,7 +51,7 @@ def from_file(path: Path, spec: BackboneSpec, say: Say) -> Weights:
 
     with open_source(path) as source:
         found = plan(source, spec)
-        backbone = found.read("backbone")
+        backbone = found.read()
     if found.left_out:
         say(f"{path}: {len(found.left_out)} tensors are not of the backbone and were left out.")
     return Weights(backbone, found.preprocessing, f"{path} ({found.format})")

@@ -19,7 +19,7 @@ import numpy as np
 from vgg_flax.errors import UserError
 from weights_convert import keras_config
 from weights_convert.convert import Plan
-from weights_convert.rules import TORCH
+from weights_convert.rules import TOP_LAYERS, TORCH
 from weights_convert.tensor import KERAS_3, Source, printable
 
 Runner = Callable[[Path, Plan, np.ndarray], tuple[str, dict[str, np.ndarray]]]
@@ -106,10 +106,11 @@ def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict
     layers = keras.layers
     images = keras.Input(inputs.shape[1:])
     *_, x = keras_blocks(layers, images, plan.blocks)
-    if plan.has_top:
+    if plan.dense == TOP_LAYERS:
         x = layers.Flatten(name="flatten")(x)
-        for name in ("fc1", "fc2", "predictions"):
-            width = plan.moves[f"top/{name}/bias"].shape[0]
+        shapes = {tensor.key: tensor.shape for tensor in plan.source.tensors}
+        for name in TOP_LAYERS:
+            width = shapes[f"{name}/kernel"][-1]
             x = layers.Dense(width, activation="softmax" if name == "predictions" else "relu", name=name)(x)
     model = keras.Model(images, x)
     for layer in model.layers:
@@ -234,8 +235,9 @@ def torch_state(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[s
                 x = functional.relu(x)
             x = functional.max_pool2d(x, 2)
             found[f"block{i}"] = x.numpy().transpose(0, 2, 3, 1)
-        for name in ("fc1", "fc2", "predictions") if plan.has_top else ():
-            weight, bias = (state[plan.moves[f"top/{name}/{part}"].tensor.name] for part in ("kernel", "bias"))
+        names = {tensor.key: tensor.name for tensor in plan.source.tensors}
+        for name in TOP_LAYERS if plan.dense == TOP_LAYERS else ():
+            weight, bias = (state[names[f"{name}/{part}"]] for part in ("kernel", "bias"))
             x = functional.linear(x.flatten(1), weight.flatten(1), bias)
             x = x if name == "predictions" else functional.relu(x)
             found["logits" if name == "predictions" else name] = x.numpy()

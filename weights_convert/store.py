@@ -1,4 +1,4 @@
-"""An imported folder: a bundle, whose head is VGG's three layers on top where the file has them, or else none."""
+"""An imported folder: a bundle without a head."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from weights_convert.types import Weights
 
 
 def save(plan: Plan, folder: Path, source: str, *, overwrite: bool = False) -> None:
-    """Import everything in `plan` into a folder, which appears whole or not at all. One tensor at a time is in memory.
+    """Write the backbone of `plan` into a folder, which appears whole or not at all. One tensor at a time is in memory.
 
     Raises:
       UserError: the folder exists, or can't be written.
     """
-    head = plan.top
-    classes = tuple(map(str, range(head.classes if head else 0)))  # the file does not name them
     training = {"source": source, "dialect": plan.dialect}
-    record = bundle.describe(BackboneSpec(plan.model, plan.blocks), head, plan.preprocessing, classes, training)
-    arrays = [bundle.Entry(path.replace("top/", "head/"), move.shape, move.read) for path, move in plan.moves.items()]
+    record = bundle.describe(BackboneSpec(plan.model, plan.blocks), None, plan.preprocessing, (), training)
+    arrays = [bundle.Entry(path, move.shape, move.read) for path, move in plan.moves.items()]
     with whole_folder(folder, is_ours, overwrite=overwrite) as new:
         bundle.write(new, record, arrays)
 

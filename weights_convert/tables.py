@@ -37,10 +37,7 @@ def plan(found: Plan, whole: bool = False) -> None:
     mean = ", ".join(f"{v:g}" for v in found.mean)
     std = ", ".join(f"{v:g}" for v in found.std)
     line(f"{found.why}.")
-    line(
-        f"{found.table.title}. {len(found.moves)} tensors, {values:,} values"
-        f"{', with the three layers on top' if found.has_top else ''}; {left} left out."
-    )
+    line(f"{found.table.title}. {len(found.moves)} tensors, {values:,} values; {left} left out.")
     line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
 
 

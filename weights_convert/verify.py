@@ -112,6 +112,7 @@ def noise(size: int) -> np.ndarray:
 
 def _arrays(bundle: Bundle, path: Path, name: str) -> Verdict:
     from weights_convert.convert import plan
+    from weights_convert.fold_head import read_head
     from weights_convert.writers.arrays import keras_top
 
     top = keras_top(bundle) if name == "keras-weights" else {}
@@ -119,7 +120,8 @@ def _arrays(bundle: Bundle, path: Path, name: str) -> Verdict:
     expected = {key: np.asarray(array) for key, array in flatten(parts).items()}
     with open_source(path) as source:
         opened = plan(source, bundle.spec.backbone)
-        found = flatten({"backbone": opened.read("backbone"), "top": opened.read("top")})
+        dense = read_head(opened.source).params if opened.dense else {}
+        found = flatten({"backbone": opened.read(), "top": dense})
         found |= {tensor.key: read_float32(path, tensor) for tensor in source.tensors if tensor.key.startswith("head/")}
     if {key: array.shape for key, array in found.items()} != {key: array.shape for key, array in expected.items()}:
         raise UserError(f"{path} has other dense layers than the model. It was made from another model.")

@@ -79,7 +79,7 @@ class Reading:
 class Import:
     """Convert a weight file into a folder that `train --weights` takes.
 
-    With --data or --preprocess a fine-tuned Keras or ONNX model comes in whole, its head included, and
+    With --classes or --data a fine-tuned model comes in whole, its head included, and
     `webcam --model` takes it, too.
     """
 
@@ -183,6 +183,7 @@ def import_file(command: Import) -> None:
     """Convert and print the mapping."""
     from weights_convert import convert, mapping, readers, store, tables
     from weights_convert.import_model import preparation
+    from weights_convert.rules import TOP_LAYERS
 
     with readers.open_source(command.file) as source:
         source = readers.described(source, command.reading.architecture)
@@ -191,7 +192,7 @@ def import_file(command: Import) -> None:
         found = convert.plan(source, dialect=command.reading.dialect)
         if command.model not in ("auto", found.model):
             mapping.wrong_model(command.file, found.model, command.model)
-        own_head = command.preprocess and found.has_head and not found.has_top
+        own_head = command.preprocess and found.dense not in ((), TOP_LAYERS)
         if command.data or command.classes or command.reading.backbone or own_head:
             return _import_model(command, source, found)
         if command.preprocess:
@@ -201,7 +202,7 @@ def import_file(command: Import) -> None:
     tables.plan(found)
     how = f"vgg-flax train --model {found.model} --weights {shlex.quote(str(command.folder))}"
     tables.line(f"{command.folder} written. Train with it: {how}")
-    if found.has_head and not found.has_top:
+    if found.dense:
         tables.line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
 
 
