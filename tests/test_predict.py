@@ -97,15 +97,26 @@ def test_what_can_not_be_read_is_reported_in_its_place_with_exit_code_1(saved, p
     assert "0005.png: not a picture" in printed.err
 
 
-def test_the_table_names_doubts_and_strangers_in_words(saved, photos, capsys):
+def test_the_table_has_a_column_for_each_thing(saved, photos, capsys):
     ask(saved, photos, topk=3)
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["label", "probability", "file"] and len(lines) == 30
-    assert all("%" in line and "/" in line for line in lines)
+    assert header.split() == ["label", "probability", "verdict", "file"] and len(lines) == 30
+    verdict, file = header.index("verdict"), header.index("file")
     predictor = Predictor.load(saved)
     for line, path in zip(lines, sorted(photos.rglob("*.png")), strict=True):
-        words = predict.VERDICTS[predictor.predict_file(path).verdict]
-        assert words in line
+        assert line[verdict:file].strip() == predict.VERDICTS[predictor.predict_file(path).verdict]
+        assert line[:verdict].endswith("%  ") and line[file:].startswith(str(path))
+
+
+def test_the_table_names_doubts_and_strangers_in_words():
+    shares = {"ant": 0.6, "bee": 0.4}
+    values = {"file": "a.png", "label": "ant", "probability": 0.6, "probabilities": shares, "candidates": [*shares]}
+    lines = [predict._table_line(values | {"verdict": verdict}, 5, 1) for verdict in ("label", "unsure", "unlike")]
+    assert lines == [
+        "ant          60.0%              a.png",
+        "ant          60.0%  not sure    a.png  (or bee)",
+        "ant          60.0%  unlike      a.png",
+    ]
 
 
 def test_a_name_of_several_lines_stays_on_one(saved, photos, capsys):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # JAX takes seconds to import
     from vgg_flax.data.named import Picture
 
 UNREADABLE = "unreadable"
-VERDICTS = {"label": "", "unsure": "not sure", "unlike": "unlike the training photos", UNREADABLE: "can't be read"}
+VERDICTS = {"label": "", "unsure": "not sure", "unlike": "unlike", UNREADABLE: UNREADABLE}
 
 
 def main(settings: PredictSettings) -> None:
@@ -87,7 +87,7 @@ def _writer(settings: PredictSettings, predictor: Predictor) -> Callable[[dict[s
         print(csv_line(("file", *SAID)), flush=True)
         return lambda values: print(csv_line(values.values()), flush=True)
     width = max(len("label"), *(min(len(name), 30) for name in predictor.classes))
-    print(f"{'label':{width}}  probability  file")
+    print(f"{'label':{width}}  probability  verdict     file")
     return lambda values: print(printable(_table_line(values, width, settings.topk or 1)), flush=True)
 
 
@@ -97,5 +97,5 @@ def _table_line(values: dict[str, Any], width: int, topk: int) -> str:
     others = [f"{name} {p:.1%}" for name, p in list((values["probabilities"] or {}).items())[1:topk]]
     if values["verdict"] == "unsure" and not others:
         others = [f"or {name}" for name in values["candidates"][1:4]]
-    more = "".join(f"  ({text})" for text in filter(None, [verdict, ", ".join(others)]))
-    return f"{label:{width}}  {probability:>11}  {values['file']}{more}"
+    more = f"  ({', '.join(others)})" if others else ""
+    return f"{label:{width}}  {probability:>11}  {verdict:10}  {values['file']}{more}"
