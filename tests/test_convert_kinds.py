@@ -386,6 +386,7 @@ WEIGHTS_ALONE = (*ALONE, "--head-activations relu", "--logit")
 RELU, RELU_NONE = ((*TORCHS, f"--head-activations {word}") for word in ("relu", "relu,none"))
 BLOCKS, OTHER = whole.SAME_FUNCTION, whole.OTHER_FUNCTION
 OPERATIONS = tuple(name for name in inside.CHAINS if name not in (*MODES, *LAYERS))
+TRAIN = "vgg-flax train --data FOLDER"
 HEADS = tuple(graphs.HEADS.values())
 KINDS = [
     Kind("Keras: VGG nested or flat, Sequential or functional", "m.h5", head("notebook", "functional", "flat"), CAFFE),
@@ -454,12 +455,14 @@ KINDS = [
     *(
         Kind(f"refused: {title}", "m.keras", (refusing(build),), UNIT, step=step)
         for title, build, step in (
-            ("LeakyReLU in the backbone", with_backbone(OTHER["leaky"][0]), "Expected [^.]*"),
-            ("ELU in the backbone", with_backbone(OTHER["elu"][0]), "Expected [^.]*"),
-            ("'valid' convolutions", with_backbone(OTHER["valid"][0]), "Expected [^.]*"),
-            ("softmax over one output", whole.REFUSED["softmax over one output"][0], "Expected [^.]*"),
-            ("ReLU over one output", whole.REFUSED["relu over one output"][0], "Expected [^.]*"),
-            ("a crop inside", lambda: inside.model(inside.NOT_OF_THE_FORM["a crop"][0]), "Expected [^.]*"),
+            ("LeakyReLU in the backbone", with_backbone(OTHER["leaky"][0]), TRAIN),
+            ("ELU in the backbone", with_backbone(OTHER["elu"][0]), TRAIN),
+            ("'valid' convolutions", with_backbone(OTHER["valid"][0]), TRAIN),
+            ("softmax over one output", whole.REFUSED["softmax over one output"][0], r"m\.layers\[-1\].*sigmoid"),
+            ("ReLU over one output", whole.REFUSED["relu over one output"][0], r"m\.layers\[-1\].*sigmoid"),
+            ("a sigmoid for each class", whole.REFUSED["multi-label"][0], r"m\.layers\[-1\].*softmax"),
+            ("another activation than ReLU in the head", whole.REFUSED["tanh"][0], r"vgg-flax convert import FILE DIR"),
+            ("a crop inside", lambda: inside.model(inside.NOT_OF_THE_FORM["a crop"][0]), r"keras\.Sequential\(.*\)"),
         )
     ),
     Kind("refused: Lambda inside", "m.keras", (lambda_inside,), step=r"--preprocess bgr-caffe"),
@@ -519,7 +522,7 @@ if TORCH:
             "refused: PyTorch, torch.jit.freeze",
             "m.pt",
             torch_head("three classes", save=save_frozen),
-            step="Save the bare weights instead",
+            step=r"torch\.onnx\.export",
         ),
     ]
 

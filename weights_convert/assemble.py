@@ -21,7 +21,7 @@ import numpy as np
 from weights_convert.keras_config import ADAPTIVE
 from weights_convert.mapping import from_oihw, rows_from_chw
 from weights_convert.rules import DEPTHS, TOP_LAYERS
-from weights_convert.tensor import Source, Tensor, natural, printable, refuse
+from weights_convert.tensor import TRAIN, Source, Tensor, natural, printable, refuse
 
 # What frameworks call the parts of a layer: the first name is ours.
 KERNEL, BIAS = ("kernel", "W", "weight"), ("bias", "b")
@@ -104,8 +104,8 @@ def _convolutions(source: Source, modules: list[Module]) -> list[Module]:
     names = [printable(module.name) for module in convs or modules]
     some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     kind = f"{len(convs)} convolutions" if convs else "layers"
-    alone = "" if convs or not names else " Is it a head alone? Then: import --backbone imagenet, or another FILE."
-    refuse(source.path, f"is no VGG16 or VGG19 ({source.format}): {EXPECTED}; found {kind} {some or 'none'}.{alone}")
+    step = TRAIN if convs or not names else "Is it a head alone? Then: import --backbone imagenet, or a FILE."
+    refuse(source.path, f"is no VGG16 or VGG19 ({source.format}): {EXPECTED}; found {kind} {some or 'none'}. {step}")
 
 
 def _alike(run: list[Module]) -> bool:

@@ -15,10 +15,10 @@ from weights_convert import variables
 from weights_convert.keras_config import CONVS, Graph, Layer
 from weights_convert.mapping import Move
 from weights_convert.rules import DEPTHS, conv_names
-from weights_convert.tensor import Source, Tensor, refuse
+from weights_convert.tensor import TRAIN, Source, Tensor, refuse
 
 FIRST = "backbone/block1_conv1/kernel"
-EXPECTED = "Expected VGG's: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools"
+OTHER = f"is no layer of a VGG backbone: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools. {TRAIN}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,11 @@ def find(graph: Graph) -> Backbone:
             break
         if len(fits) != 1:
             layer = graph.layers[(fits or nexts or [i])[0]]
-            refuse(graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
+            refuse(graph.path, f"{layer.title} {OTHER}")
         i = fits[0]
     if walk.blocks not in DEPTHS.values():
         has = ", ".join(map(str, walk.blocks))
-        refuse(graph.path, f"is no VGG: its blocks have {has} convolutions. Expected 2, 2, 3, 3, 3, or VGG19's.")
+        refuse(graph.path, f"is no VGG: its blocks have {has} convolutions, not 2, 2, 3, 3, 3, or VGG19's. {TRAIN}")
     return Backbone(walk.convs, walk.blocks, first, i, walk.pools == 5)
 
 
@@ -106,7 +106,7 @@ class _Walk:
             plain = layer.idle or pads(layer)
             self.padded = self.padded or not layer.idle
         if not plain:
-            refuse(self.graph.path, f"{layer.title} is no layer of a VGG backbone. {EXPECTED}.")
+            refuse(self.graph.path, f"{layer.title} {OTHER}")
 
     def _plain(self, config: dict[str, Any]) -> bool:
         strides = config.get("strides", config.get("subsample", 1))

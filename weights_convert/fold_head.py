@@ -18,7 +18,7 @@ from weights_convert import backbone, keras_config, variables
 from weights_convert.keras_config import ADAPTIVE, Layer
 from weights_convert.mapping import adaptive
 from weights_convert.pixels import CONSTANT, Inside, affine, inside, moments
-from weights_convert.tensor import MAX_TENSOR_BYTES, Source, printable, refuse
+from weights_convert.tensor import ALONE, MAX_TENSOR_BYTES, Source, printable, refuse
 
 if TYPE_CHECKING:
     from vgg_flax.data.dataset import Dataset
@@ -76,7 +76,7 @@ def read_head(source: Source, said: Settings | None = None) -> Head:
     graph = keras_config.read(source.path, source.config)
     found = backbone.find(graph)
     if not found.pooled:
-        refuse(source.path, "is no VGG: expected convolutions that end in a MaxPooling2D.")
+        refuse(source.path, f"has a head that reads no MaxPooling2D, as heads of ours do. {ALONE}")
     said = said or Settings()
     before = inside(source, graph, found.first, said.preprocess is not None)
     size = before.resized[0] if before.resized else graph.image_size
@@ -119,6 +119,7 @@ class _Builder:
         self.pool: Pool | None = None
         self.dense: list[tuple[np.ndarray, np.ndarray]] = []
         self.activation: str | None = None  # of the last dense layer; None while it has had none
+        self.step = ALONE  # what a person does where that is the wrong one
         self.scale: np.ndarray | None = None
         self.shift: np.ndarray | None = None
         self.standardize: tuple[np.ndarray, np.ndarray] | None = None
@@ -180,7 +181,7 @@ class _Builder:
 
     def _unknown(self, layer: Layer) -> NoReturn:
         known = "Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D, Dense, Dropout, BatchNormalization and Activation"
-        refuse(self.source.path, f"{layer.title} can't be carried over into a head of ours. Expected {known}.")
+        refuse(self.source.path, f"{layer.title} can't be carried over. Expected {known}. {ALONE}")
 
     def _dense(self, layer: Layer) -> None:
         kernel, bias = (variables.read(self.source, layer, part) for part in ("kernel", "bias"))
@@ -216,7 +217,7 @@ class _Builder:
             bias = (plus.astype(np.float64) @ kernel + bias).astype(np.float32)
             kernel = (first.astype(np.float64) @ kernel).astype(np.float32)
         elif self.dense and self.activation != "relu":
-            refuse(self.source.path, f"{self.activation} before {printable(layer.name)}. Expected ReLU.")
+            refuse(self.source.path, f"{self.activation} before {printable(layer.name)}, not ReLU. {ALONE}")
         self.dense.append((kernel, bias))
         self.activation = None
 
@@ -242,8 +243,12 @@ class _Builder:
         known = self.dense and self.scale is None and name in ("relu", "softmax", "sigmoid")
         if self.activation is not None or not known:
             what = f"activation {printable(name)} of {printable(layer.name)}"
-            refuse(self.source.path, f"{what} can't be carried over. Expected relu, and softmax or sigmoid at the end.")
+            known = "relu, and softmax or sigmoid at the end"
+            refuse(self.source.path, f"{what} can't be carried over. Expected {known}. {ALONE}")
         self.activation = name
+        if layer.kind in ("Dense", "Activation") and "/" not in layer.place and "keras" in self.source.dialects:
+            retyped = f"m.layers[-1].activation = keras.activations.{'softmax' if name == 'sigmoid' else 'sigmoid'}"
+            self.step = f"To change it in Keras, loaded as m: {retyped}; m.save('fixed.keras')"
 
     def _normalize(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """A Normalization: of the features as they are, it is what our heads call `standardize`."""
@@ -270,20 +275,23 @@ class _Builder:
         """The head."""
         path = self.source.path
         if not self.dense or self.pool is None:
-            refuse(path, "has no dense layers behind its backbone. Expected a whole classifier.")
+            refuse(path, f"has no dense layers behind its backbone. {ALONE}")
         if self.scale is not None:
-            refuse(path, "ends in a batch norm, which can't be carried over.")
+            refuse(path, f"ends in a batch norm, which can't be carried over. {ALONE}")
         kernel, bias = self.dense[-1]
         if bias.size > 1 and self.activation not in ("softmax", None):
-            refuse(path, f"ends in {self.activation} over {bias.size} classes. Expected softmax.")
+            several = f"ends in {self.activation} over {bias.size} classes"
+            refuse(path, f"{several}. Expected softmax, one a photo. {self.step}")
         if bias.size == 1:  # a sigmoid of z is a softmax over (0, z)
             if self.activation not in ("sigmoid", None):
-                refuse(path, f"ends in {self.activation} over one output. Expected a sigmoid, or an output a class.")
+                always = ", which is always 1" * (self.activation == "softmax")
+                what = f"ends in {self.activation} over one output{always}. Expected a sigmoid: train again with it"
+                refuse(path, f"{what}. {self.step}")
             if self.activation is None and not logit:
                 refuse(
                     path,
                     "ends in one output without a sigmoid: the logit of a class, as from_logits=True has it, or a "
-                    "number such as an age. If it is a logit: --logit. A regression is not carried over.",
+                    f"number such as an age. If it is a logit: --logit. A regression is not carried over. {ALONE}",
                 )
             kernel = np.concatenate([np.zeros_like(kernel), kernel], 1)
             bias = np.concatenate([np.zeros_like(bias), bias])

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from weights_convert.tensor import printable, refuse
+from weights_convert.tensor import ALONE, printable, refuse
 
 MODELS = {"Sequential", "Functional", "Model"}
 CONVS = ("Conv2D", "Convolution2D")
@@ -85,17 +85,20 @@ class Graph:
     def behind(self, i: int) -> list[Layer]:
         """The chain from layer i to the output. Raises WeightFileError where it has branches."""
         found: list[Layer] = []
-        end = self.outputs[0].layer if len({ref.layer for ref in self.outputs}) == 1 else -1
+        if (several := len({ref.layer for ref in self.outputs})) > 1:
+            one = "In Keras, loaded as m: keras.Model(m.inputs, m.outputs[0]).save('one.keras')"
+            refuse(self.path, f"has {several} outputs. Expected one. {one}")
+        end = self.outputs[0].layer
         while end > i:
             layer = self.layers[end]
             before = {ref.layer for ref in layer.reads}
             if len(before) != 1:
                 reads = ", ".join(printable(self.layers[k].name) for k in sorted(before)) or "nothing"
-                refuse(self.path, f"{layer.title} reads {reads}. Expected a chain without branches, as VGG is.")
+                refuse(self.path, f"{layer.title} reads {reads}. Expected a chain without branches. {ALONE}")
             found.append(layer)
             end = before.pop()
         if end != i:
-            refuse(self.path, "has a branch, or several outputs. Expected a chain of layers, as VGG is.")
+            refuse(self.path, f"has a branch. Expected a chain of layers, as VGG is. {ALONE}")
         return found[::-1]
 
     @property

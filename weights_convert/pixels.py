@@ -29,6 +29,7 @@ CONSTANT = {"Rescaling", "Normalization", "BatchNormalization", "Affine"}  # x *
 EPSILON = 1e-7  # Keras's least standard deviation in Normalization
 LARGE, FAR = 10**9, 2**31 - 1
 MAX_CONSTANTS, MAX_STEPS, FLOAT32 = 4096, 200, 3.4e38
+BEHIND = "To leave it out, save the model from behind it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +183,8 @@ class _Evaluation:
             probably = f"; it is probably {name}" if name else ""
             why = f"{layer.title} holds code, which is never run{probably}. Say what a picture is behind it"
             refuse(self.source.path, f"{why}: --preprocess {name or 'NAME'}.")
-        what = f"{layer.title} changes the input before the first convolution in a way that is not carried over"
-        refuse(self.source.path, f"{what}. Expected constants for each colour, or another order of the colours.")
+        what = f"{layer.title} does more than scale, shift and order colours"
+        refuse(self.source.path, f"{what}. {BEHIND}{_cut(layer)}")
 
     def result(self, x: Any) -> Inside:
         steps = ", ".join(map(printable, self.steps)) or "the input"
@@ -191,17 +192,27 @@ class _Evaluation:
         if np.shape(x) == (n, colours, height, width):  # ONNX's convolutions
             x = x.transpose(0, 2, 3, 1)
         if np.shape(x) != SYMBOLS or [t.source // colours for t in x.flat] != [i // colours for i in range(x.size)]:
-            refuse(self.source.path, f"{steps}: the first convolution reads something else than a picture's colours.")
+            what = "the first convolution reads something else than a picture's colours"
+            refuse(self.source.path, f"{steps}: {what}. {BEHIND}.")
         order, scale, offset = zip(*((t.source % colours, t.scale, t.offset) for t in x[0, 0, 0]), strict=True)
         rows = np.array([[Term(i, s, o) for i, s, o in zip(order, scale, offset, strict=True)]], object)
         same = all(
             t.scale == r.scale and t.offset == r.offset for t, r in zip(x.flat, np.resize(rows, x.size), strict=True)
         )
         if not same or set(order) != {0, 1, 2} or min(scale) <= 0:
-            refuse(self.source.path, f"{steps}: expected one positive scale for each colour.")
+            refuse(self.source.path, f"{steps}: expected one positive scale for each colour. {BEHIND}.")
         if min(scale) * LARGE < 1 or max(*scale, *map(abs, offset)) > LARGE:
             refuse(self.source.path, f"{steps}: takes pixels beyond {LARGE:.0e}.")
         return Inside(order, scale, offset, self.resized, tuple(self.steps), tuple(self.skipped))
+
+
+def _cut(layer: Layer) -> str:
+    """How a chain is saved from behind a layer of Keras; an operation on tensors is no layer of the model."""
+    if "Crop" not in layer.kind or "/" in layer.place:
+        return "."
+    model = "keras.Sequential([keras.Input(m.layers[i].output.shape[1:]), *m.layers[i + 1:]])"
+    place = f"i = m.layers.index(m.get_layer({printable(layer.name)!r}))"
+    return f", in Keras, loaded as m: {place}; {model}.save('behind.keras')"
 
 
 def _along(x: np.ndarray, axis: Any) -> int:

@@ -24,6 +24,9 @@ MAX_TENSOR_BYTES = 1 << 30  # the largest tensor of VGG, fc1's kernel, is 411 MB
 MAX_TENSORS = 20_000
 MAX_JSON_BYTES = 16 << 20
 KERAS_3 = "Keras 3 .weights.h5"  # a format
+# What to do with a model of which nothing can be used, and with one whose convolutions can.
+TRAIN = "Next, on the same photos, from ImageNet's weights: vgg-flax train --data FOLDER"
+ALONE = "Its convolutions alone come in with: vgg-flax convert import FILE DIR"
 
 
 class WeightFileError(UserError):

@@ -11,6 +11,10 @@ TORCH = "in Python, where you trust it: import torch; torch.save(torch.{1}.state
 FASTAI = (
     "in Python: import torch, fastai.vision.all as f; torch.save(f.load_learner({0!r}).model.state_dict(), 'vgg.pth')"
 )
+FROZEN = (
+    ": torch.jit.freeze takes the names. Next, in Python: import torch; "
+    "torch.onnx.export(torch.jit.load({0!r}), torch.zeros(1, 3, 224, 224), 'vgg.onnx', dynamo=False)"
+)
 # What a file's bytes or name tell: what it is, and the next step.
 BYTES = {
     b"\x1f\x8b": ("is packed by gzip", "gunzip {2}"),
@@ -48,13 +52,18 @@ def why_not(path: Path, start: bytes = b"") -> str | None:
     found += [facts for magic, facts in BYTES.items() if magic in (start[: len(magic)], start[4:8])]
     found += [facts for name, facts in NAMES.items() if path.name.endswith(name) and not start.startswith(b"PK")]
     found += [PICKLE] if start[:1] == b"\x80" else []
-    return f"{found[0][0]}, and is not read. Next, {_filled(found[0][1], path)}." if found else None
+    return f"{found[0][0]}, and is not read. Next, {_filled(found[0][1], path)}" if found else None
 
 
 def pickled(path: Path, named: str) -> str:
     """What to type for a file of torch that holds more than tensors; `named` is what its pickle names."""
     jit = "jit.load({0!r})" if named.startswith("__torch__") else "load({0!r}, weights_only=False)"
     return f"Next, {_filled(FASTAI if named.startswith('fastai') else TORCH, path, jit)}"
+
+
+def frozen(path: Path) -> str:
+    """What to type for a module of TorchScript that has no state."""
+    return _filled(FROZEN, path)
 
 
 def _filled(text: str, path: Path, load: str = "load({0!r}, weights_only=False)") -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from weights_convert.readers import foreign
 from weights_convert.readers.archive import Archive
 from weights_convert.readers.pickled import RESAVE, Machine
 from weights_convert.readers.pickled_values import Scripted, Storage, TorchTensor, text
@@ -109,8 +110,7 @@ def _tensors(path: Path, thing: Any) -> dict[str, TorchTensor]:
             seen.add(id(node))
             stack += [(f"{prefix}.{name}" if prefix else str(name), one) for name, one in node.items()][::-1]
     if not found:
-        frozen = ": what torch.jit.freeze made has constants of its code without names" * isinstance(thing, Scripted)
-        refuse(path, f"holds no state_dict{frozen}. {RESAVE}")
+        refuse(path, f"holds no state_dict{foreign.frozen(path) if isinstance(thing, Scripted) else f'. {RESAVE}'}")
     return found
 
 
