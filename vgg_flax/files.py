@@ -22,11 +22,16 @@ TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.t
 WEEK = 7 * 24 * 3600.0  # seconds; no process is expected to write one file for longer
 gone_at_the_end: set[Path] = set()  # files and folders of this process that an end at once removes
 
-_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+# Controls, ends of a line, what turns the direction of the text around it, and halves of surrogate pairs.
+_HARMFUL = (range(32), range(127, 160), range(0x2028, 0x202F), range(0x2066, 0x206A), range(0xD800, 0xE000))
+_ESCAPES = {code: repr(chr(code))[1:-1] for codes in _HARMFUL for code in codes}
 
 
 def printable(text: str) -> str:
-    """On one line, and harmless to a terminal: control characters, such as a newline in a file's name, as escapes."""
+    """On one line, and harmless to a terminal: control characters, such as a newline in a file's name, as escapes.
+
+    So are characters that turn others around, and bytes of a name that are no text.
+    """
     return text.translate(_ESCAPES)
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from vgg_flax.console import results
+from vgg_flax.console import results, show_line
+from vgg_flax.files import printable
 from weights_convert.convert import HEAD, Plan
 from weights_convert.recipes import MEANINGS
 
@@ -21,16 +22,16 @@ if TYPE_CHECKING:  # these import JAX, which `inspect` and most imports do witho
 
 def plan(found: Plan, whole: bool = False) -> None:
     """Print which tensor becomes which parameter, and what is left out and why; of a whole model, the head is used."""
-    table = Table(title=escape(f"{found.path.name}: {found.model.upper()}, {found.format}"), title_justify="left")
+    table = Table(title=_text(f"{found.path.name}: {found.model.upper()}, {found.format}"), title_justify="left")
     for column in ("in the file", "stored", "becomes", "as"):
         table.add_column(column, overflow="fold")
     for target, move in found.moves.items():
         changed = "" if move.tensor.shape == move.shape else _shape(move.shape)
         note = ", ".join(filter(None, (changed, "BGR to RGB" if move.flip else "")))
-        table.add_row(escape(move.tensor.name), _shape(move.tensor.shape), target, note)
+        table.add_row(_text(move.tensor.name), _shape(move.tensor.shape), target, note)
     for name, reason in _grouped(found.left_out):
         becomes = "head" if whole and reason == HEAD else f"left out: {reason}"
-        table.add_row(escape(name), "", becomes, "", style="dim")
+        table.add_row(_text(name), "", _text(becomes), "", style="dim")
     _print(table)
     left = sum(not (whole and reason == HEAD) for _, reason in found.left_out)
     values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
@@ -78,7 +79,7 @@ def verdict(found: Verdict) -> None:
 
 def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
     """Print how far another runtime and ours are apart, stage by stage, and of which kind the difference is."""
-    table = Table(title=escape(f"{file.name}: {runtime} against ours"), title_justify="left")
+    table = Table(title=_text(f"{file.name}: {runtime} against ours"), title_justify="left")
     for column in ("stage", "kind", "difference", ""):
         table.add_column(column, justify="right" if column == "difference" else "left")
     for stage in found:
@@ -94,8 +95,8 @@ def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
 
 
 def line(text: str) -> None:
-    """Print one line as it is."""
-    results.print(text, markup=False)
+    """Print one line."""
+    show_line(text)
 
 
 def _print(table: Table) -> None:
@@ -103,6 +104,11 @@ def _print(table: Table) -> None:
     if results.is_terminal:
         return results.print(table, soft_wrap=False)
     Console(file=results.file, width=150, highlight=False, emoji=False).print(table)
+
+
+def _text(text: str) -> Text:
+    """What a file says, which is no markup of ours."""
+    return Text(printable(text))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

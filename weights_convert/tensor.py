@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
+from vgg_flax import files
 from vgg_flax.errors import UserError
 
 MAX_FILE_BYTES = 4 << 30  # VGG19 with its top and Adam's state is 1.7 GB
@@ -96,7 +97,7 @@ def refuse(path: Path | str, why: str) -> NoReturn:
 def printable(name: object) -> str:
     """Text from a file, safe to print: control characters escaped, at most 200 characters."""
     text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
-    text = re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\uffef]", lambda m: repr(m[0])[1:-1], text)
+    text = files.printable(text)
     return text if len(text) <= 200 else text[:197] + "..."
 
 
