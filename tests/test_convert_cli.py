@@ -320,7 +320,7 @@ def test_each_mistake_is_one_line(official, tmp_path, mistake):
     assert "truncated HDF5 file" in mistake("inspect", tmp_path / "cut.h5")
     assert "no HDF5 file" in mistake("inspect", tmp_path / "noise.h5")
     assert "is empty" in mistake("inspect", tmp_path / "empty.h5")
-    assert "not a regular file" in mistake("inspect", tmp_path)
+    assert "is a folder" in mistake("inspect", tmp_path)
     assert "of VGG16 is (3, 3, 3, 64)" in mistake("inspect", small)
     wrong = mistake("import", official, tmp_path / "w", "--model", "vgg19")
     assert "holds VGG16 (13 convolutions), expected VGG19 (16 convolutions)" in wrong

@@ -5,6 +5,7 @@ Ctrl-C is answered from the first statement on, so what takes time to import is 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, NamedTuple
 
@@ -90,6 +91,7 @@ def program(args: list[str] | None = None) -> None:
 
     Python's own end is left out: XLA's threads may still hold an array of NumPy's, and abort when they give it back.
     """
+    _open_streams()
     ending.own_signals()
     code = 0
     try:
@@ -99,6 +101,16 @@ def program(args: list[str] | None = None) -> None:
             raise
         code = end.code or 0
     ending.leave(code)
+
+
+def _open_streams() -> None:
+    """Standard output that is closed is nowhere, and what its encoding lacks is written as an escape."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -116,6 +128,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(args: list[str]) -> None:
     import importlib
+    from errno import ENAMETOOLONG
 
     from vgg_flax import __version__, cli
     from vgg_flax.errors import REFUSALS, NotSaved, UserError
@@ -128,9 +141,7 @@ def _run(args: list[str]) -> None:
     if verb not in VERBS:
         cli.fail(f"{verb!r} is no command{cli.nearest(verb, VERBS)} Expected one of {', '.join(VERBS)}.")
     command = f"vgg_flax.commands.{verb}"
-    if verb == "convert":
-        return importlib.import_module(command).main(rest)
-    chosen = _settings(verb, rest)
+    chosen = rest if verb == "convert" else _settings(verb, rest)  # whose own verbs have their settings
     more = [lambda default: cli.read(type(chosen), rest, default=default)] if verb == "train" else []
     try:
         importlib.import_module(command).main(chosen, *more)
@@ -140,7 +151,8 @@ def _run(args: list[str]) -> None:
         if error.errno not in REFUSALS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        cli.fail(NotSaved(f"{where}{error.strerror}. Make room, or allow reading and writing there."))
+        step = "Give a shorter one" if error.errno == ENAMETOOLONG else "Make room, or allow reading and writing there"
+        cli.fail(NotSaved(f"{where}{error.strerror}. {step}."))
 
 
 def _settings(verb: str, args: list[str]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from vgg_flax.files import printable
+from vgg_flax.files import printable, typed
 from vgg_flax.settings import SPLITS
 
 MOST_ROWS, WORST = 30, 10  # a table with more classes shows the worst
@@ -59,6 +58,13 @@ def warn(text: str) -> None:
 def show_line(text: str, style: str = "") -> None:
     """One line of what was asked for."""
     _line(results, text, style)
+
+
+def show_table(table: Table) -> None:
+    """What was asked for; a pipe has no width of its own, and folded names can't be searched."""
+    if results.is_terminal:
+        return results.print(table, soft_wrap=False)
+    _Console(file=results.file, width=150, highlight=False, emoji=False).print(table)
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
@@ -187,7 +193,7 @@ def show_results(test: dict[str, Any], folder: Path) -> None:
 
 def show_live(folder: Path) -> None:
     """What to type next."""
-    show_line(f"see it live: vgg-flax webcam --model {shlex.quote(str(folder))}")
+    show_line(f"see it live: vgg-flax webcam --model {typed(folder)}")
 
 
 class _Rate(ProgressColumn):

@@ -6,6 +6,7 @@ import errno
 
 # What a disk answers that is full, read-only, closed to us or broken.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR)
+REFUSALS += (errno.ENAMETOOLONG,)
 
 
 class UserError(Exception):

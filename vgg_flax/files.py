@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def printable(text: str) -> str:
     So are characters that turn others around, and bytes of a name that are no text.
     """
     return text.translate(_ESCAPES)
+
+
+def typed(path: Path | str) -> str:
+    """As a shell takes it: one word, which is no option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

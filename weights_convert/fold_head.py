@@ -92,14 +92,16 @@ def read_head(source: Source, said: Settings | None = None) -> Head:
 def _stated(source: Source, layers: list[Layer], text: str | None) -> list[Layer]:
     """The layers, with what the person says of those that the file can't hold: an activation a place, or none."""
     places = [layer for layer in layers if layer.kind == "Unstated"]
-    names = text.split(",") if text else []
+    names = [name.strip().lower() for name in text.split(",")] if text else []
     pools = {"average": "GlobalAveragePooling2D", "maximum": "GlobalMaxPooling2D"}
     if names[:1] and names[0] in pools and layers[0].kind in pools.values():
         layers = [dataclasses.replace(layers[0], kind=pools[names.pop(0)]), *layers[1:]]
+    if names and not places:
+        refuse(source.path, f"leaves no activation open. Leave out --head-activations {printable(text)}")
     names *= len(places) if len(names) == 1 else 1
     if len(names) != len(places) or not set(names) <= {"relu", "none"}:
-        between = "; ".join(printable(layer.config["between"]) for layer in places) or "nothing that is unknown"
-        example = ",".join(["relu"] * max(len(places), 1))
+        between = "; ".join(printable(layer.config["between"]) for layer in places)
+        example = ",".join(["relu"] * len(places))
         what = f"does not say what lies between {between}"
         refuse(source.path, f"{what}. Say so with --head-activations {example}, or none where there is none.")
     given = iter(names)
@@ -279,6 +281,8 @@ class _Builder:
         if self.scale is not None:
             refuse(path, f"ends in a batch norm, which can't be carried over. {ALONE}")
         kernel, bias = self.dense[-1]
+        if logit and (bias.size > 1 or self.activation):
+            refuse(path, f"ends in {self.activation or 'no activation'} over {bias.size}, no logit. Leave out --logit")
         if bias.size > 1 and self.activation not in ("softmax", None):
             several = f"ends in {self.activation} over {bias.size} classes"
             refuse(path, f"{several}. Expected softmax, one a photo. {self.step}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vgg_flax.console import counted
 from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from weights_convert import guess, optimiser, store
@@ -167,10 +168,11 @@ def class_names(text: str | None, data: Dataset | None, count: int) -> tuple[str
       UserError: none given, or another number than the model has outputs.
     """
     if text:
-        # Path.is_file raises where a text is too long for a name.
-        listed = _lines(Path(text)) if os.path.isfile(text) else text.split(",")  # noqa: PTH113
+        there = os.path.isfile(text)  # noqa: PTH113  # Path.is_file raises where a text is too long for a name.
+        listed = _lines(Path(text)) if there else text.split(",")
         names = tuple(stripped for name in listed if (stripped := name.strip("\ufeff \t\r\n")))
-        if len(listed) == 1 != count and Path(text).suffix in (".txt", ".csv", ".names", ".labels"):
+        looks = Path(text).suffix in (".txt", ".csv", ".names", ".labels") or "/" in text
+        if not there and len(listed) == 1 != count and looks:
             raise UserError(f"--classes {text}: there is no such file. Expected a file with a name a line, or a,b,...")
     elif data:
         names = data.classes
@@ -178,12 +180,14 @@ def class_names(text: str | None, data: Dataset | None, count: int) -> tuple[str
         raise UserError(
             f"the file does not name its {count} classes. Give --classes a,b,... in the order of its outputs."
         )
+    option = "--classes" if text else "--data"
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"--classes names {twice} twice. Expected a name of its own for each of the {count} outputs.")
+        raise UserError(f"{option} names {twice} twice. Expected a name of its own for each of the {count} outputs.")
     if len(names) != count:
+        some = f"{counted(len(names), 'class', 'classes')} ({', '.join(names[:5])})"
         raise UserError(
-            f"--classes names {len(names)} classes ({', '.join(names[:5])}), the model has {count} outputs."
+            f"{option} names {some}, the model has {counted(count, 'output')}. Expected a name each, in its order."
         )
     return names
 

@@ -31,7 +31,7 @@ def load(source: str, spec: BackboneSpec, *, say: Say) -> Weights:
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(
-            f"--weights is {source}, and there is no such file or folder. "
+            f"{source}: there is no such file or folder. "
             "Expected imagenet, random, a weight file, an imported folder or a finished run."
         )
     if path.name in ("model.json", "model.safetensors") and (path.parent / "model.safetensors").is_file():

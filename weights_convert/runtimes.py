@@ -84,7 +84,8 @@ def keras_blocks(layers: Any, x: Any, widths: tuple[tuple[int, ...], ...]) -> li
     return pools
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What another framework complains of, short enough for a line of ours."""
     return printable((str(error).strip() or repr(error)).splitlines()[0])[:150].rstrip(".")
 
 
@@ -94,7 +95,7 @@ def keras_model(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[s
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras's errors have no common type
-        raise UserError(f"{path}: Keras {keras.__version__} can't load it: {_first_line(error)}.") from None
+        raise UserError(f"{path}: Keras {keras.__version__} can't load it: {first_line(error)}.") from None
     traced = len(getattr(model, "operations", model.layers)) > len(model.layers)  # such as preprocess_input
     found = _answer(np.asarray(model(inputs, training=False))) if traced else _walk(keras, model, inputs)
     return f"Keras {keras.__version__}", found
@@ -122,7 +123,7 @@ def keras_weights(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict
             warnings.simplefilter("ignore", UserWarning)  # of layers that are not filled, which is checked here
             model.load_weights(path, **options)
     except Exception as error:
-        raise UserError(f"{path}: Keras can't load it into a VGG laid out flat: {_first_line(error)}.") from None
+        raise UserError(f"{path}: Keras can't load it into a VGG laid out flat: {first_line(error)}.") from None
     if empty := [layer.name for layer in model.layers if any(np.isnan(array).any() for array in layer.get_weights())]:
         raise UserError(f"{path}: Keras finds no weights for {empty[0]} in it. Expected a VGG laid out flat.")
     return f"Keras {keras.__version__}", _walk(keras, model, inputs)
@@ -202,7 +203,7 @@ def onnx_graph(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[st
         rows = [inputs[i : i + 1] for i in range(len(inputs))] if shape[:1] == [1] else [inputs]
         outputs = [session.run(list(stages.values()), {entry.name: row}) for row in rows]
     except Exception as error:  # onnxruntime's errors have no common type
-        raise UserError(f"{path}: onnxruntime can't run it: {_first_line(error)}.") from None
+        raise UserError(f"{path}: onnxruntime can't run it: {first_line(error)}.") from None
     found = {stage: np.concatenate(parts) for stage, parts in zip(stages, zip(*outputs, strict=True), strict=True)}
     found |= {name: value.transpose(0, 2, 3, 1) for name, value in found.items() if name.startswith("block")}
     answer = found.pop("last", np.zeros(0))

@@ -55,6 +55,8 @@ def whole_folder(folder: Path, ours: Callable[[set[str]], bool], *, overwrite: b
     """
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists. Give another folder, or --overwrite.")
+    if folder.name in ("", ".."):
+        raise UserError(f"{folder} is no name. Expected that of a new folder.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder) as temporary:
@@ -71,7 +73,9 @@ def whole_folder(folder: Path, ours: Callable[[set[str]], bool], *, overwrite: b
 
 
 def _check_replaceable(folder: Path, ours: Callable[[set[str]], bool]) -> None:
-    inside = list(folder.iterdir()) if folder.is_dir() else [folder]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder, and is not replaced. Give another name.")
+    inside = list(folder.iterdir())
     names = sorted(path.name for path in inside)
-    if not (folder.is_dir() and all(path.is_file() for path in inside) and ours(set(names))):
+    if not (all(path.is_file() for path in inside) and ours(set(names))):
         raise UserError(f"{folder} holds {', '.join(names[:3])} and is not replaced. Give another folder.")

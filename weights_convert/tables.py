@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vgg_flax.console import results, show_line
+from vgg_flax.console import show_line, show_table
 from vgg_flax.files import printable
 from weights_convert.convert import HEAD, Plan
 from weights_convert.recipes import MEANINGS
@@ -32,7 +31,7 @@ def plan(found: Plan, whole: bool = False) -> None:
     for name, reason in _grouped(found.left_out):
         becomes = "head" if whole and reason == HEAD else f"left out: {reason}"
         table.add_row(_text(name), "", _text(becomes), "", style="dim")
-    _print(table)
+    show_table(table)
     left = sum(not (whole and reason == HEAD) for _, reason in found.left_out)
     values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
     mean = ", ".join(f"{v:g}" for v in found.mean)
@@ -56,7 +55,7 @@ def scores(found: list[Score]) -> None:
         if score.agreement is not None:
             figures.append(f"{score.agreement:.3f}")
         table.add_row(score.recipe.name, meaning, *figures, style=style)
-    _print(table)
+    show_table(table)
     if found[0].agreement is not None:
         line("optimiser: rank correlation of the features' strengths with those in training, from its state.")
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
@@ -85,7 +84,7 @@ def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
     for stage in found:
         style = None if stage.good else "bold red"
         table.add_row(stage.name, stage.kind, f"{stage.difference:.1e}", "" if stage.good else "DIFFERS", style=style)
-    _print(table)
+    show_table(table)
     for kind in ("modelling", "preprocessing"):
         parts = [stage.difference for stage in found if stage.kind == kind]
         if parts:
@@ -97,13 +96,6 @@ def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
 def line(text: str) -> None:
     """Print one line."""
     show_line(text)
-
-
-def _print(table: Table) -> None:
-    # A pipe has no width of its own, and folded names can't be searched.
-    if results.is_terminal:
-        return results.print(table, soft_wrap=False)
-    Console(file=results.file, width=150, highlight=False, emoji=False).print(table)
 
 
 def _text(text: str) -> Text:

@@ -113,7 +113,8 @@ def regular_file(path: Path) -> Path:
     except OSError as error:
         refuse(path, f"cannot be opened: {error.strerror}. Expected a weight file.")
     if not stat.S_ISREG(status.st_mode):
-        refuse(path, "is not a regular file. Expected a weight file.")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        refuse(path, f"is {kind}. Expected a weight file.")
     if status.st_size == 0:
         refuse(path, "is empty (0 bytes). Expected a weight file.")
     if status.st_size > MAX_FILE_BYTES:

@@ -13,7 +13,7 @@ from vgg_flax.errors import UserError
 from vgg_flax.network.params import flatten
 from weights_convert.readers import open_source
 from weights_convert.rounding import Weights, rounded
-from weights_convert.runtimes import framework
+from weights_convert.runtimes import first_line, framework
 from weights_convert.tensor import printable, read_float32
 
 if TYPE_CHECKING:
@@ -69,10 +69,16 @@ def check(bundle: Bundle, path: Path, name: str, images: np.ndarray | None = Non
     from vgg_flax.answers.predictor import Predictor
 
     images = noise(bundle.spec.image_size) if images is None else images
-    weights = _stored_weights(path) if name == "onnx" else "float32"
+    try:
+        weights = _stored_weights(path) if name == "onnx" else "float32"
+        runtime, run = RUNTIMES[name](path)
+        found = _in_batches(run, images)
+    except UserError:
+        raise
+    except Exception as error:  # those of runtimes have no common type
+        what = f"can't be run as an export of this model: {first_line(error)}"
+        raise UserError(f"{path} {what}. Export it again, or give its --format.") from None
     expected = Predictor(rounded(bundle, weights), engine="xla").probabilities(images)
-    runtime, run = RUNTIMES[name](path)
-    found = _in_batches(run, images)
     if found.shape != expected.shape:
         raise UserError(f"{path} gives {found.shape}, expected {expected.shape}. It was made from another model.")
     agree = float((found.argmax(1) == expected.argmax(1)).mean())

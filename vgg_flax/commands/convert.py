@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import shlex
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 
 from vgg_flax import cli
 from vgg_flax.errors import UserError
+from vgg_flax.files import typed
 
 if TYPE_CHECKING:
     from vgg_flax.data.dataset import Dataset
@@ -181,10 +181,13 @@ def inspect_file(command: Inspect) -> None:
 
 def import_file(command: Import) -> None:
     """Convert and print the mapping."""
+    from vgg_flax.settings import check_value
     from weights_convert import convert, mapping, readers, store, tables
     from weights_convert.import_model import preparation
     from weights_convert.rules import TOP_LAYERS
 
+    size = command.reading.image_size
+    check_value("image-size", size, size is None or 32 <= size <= 1024, "32 to 1024 (pixels)")
     with readers.open_source(command.file) as source:
         source = readers.described(source, command.reading.architecture)
         if command.reading.backbone:
@@ -192,15 +195,16 @@ def import_file(command: Import) -> None:
         found = convert.plan(source, dialect=command.reading.dialect)
         if command.model not in ("auto", found.model):
             mapping.wrong_model(command.file, found.model, command.model)
-        own_head = command.preprocess and found.dense not in ((), TOP_LAYERS)
-        if command.data or command.classes or command.reading.backbone or own_head:
+        said = command.reading
+        whole = (command.data, command.classes, said.backbone, said.image_size, said.logit, said.head_activations)
+        if any(whole) or (command.preprocess and found.dense not in ((), TOP_LAYERS)):
             return _import_model(command, source, found)
         if command.preprocess:
             how = preparation(command.preprocess, found.preprocessing.image_size)
             found = dataclasses.replace(found.prepared(how), why=f"{found.why}; preprocessing as given by --preprocess")
         store.save(found, command.folder, f"{command.file.name} ({found.format})", overwrite=command.overwrite)
     tables.plan(found)
-    how = f"vgg-flax train --model {found.model} --weights {shlex.quote(str(command.folder))}"
+    how = f"vgg-flax train --model {found.model} --weights {typed(command.folder)}"
     tables.line(f"{command.folder} written. Train with it: {how}")
     if found.dense:
         tables.line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
@@ -233,7 +237,7 @@ def _import_model(command: Import, source: Source, found: Plan) -> None:
     tables.line(f"Head: {layers}. Recipe: {whole.recipe.name}, {whole.chosen}.")
     for note in whole.notes:
         tables.line(note)
-    how = f"vgg-flax webcam --model {shlex.quote(str(command.folder))}"
+    how = f"vgg-flax webcam --model {typed(command.folder)}"
     tables.line(f"{command.folder} written. Look through it: {how}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from vgg_flax.answers.judge import Judge
 from vgg_flax.answers.predictions import Predictions
 from vgg_flax.console import counted
 from vgg_flax.data.photos import Photos
+from vgg_flax.files import typed
 from vgg_flax.insight import labels, neighbours
 
 MOST = 100  # photos of a kind that are named
@@ -59,4 +59,4 @@ def in_one_line(found: dict[str, Any], data: str) -> str:
         )
         if found[name]
     ]
-    return f"doctor: {', '.join(words) or 'nothing at first sight'}; see vgg-flax doctor {shlex.quote(data)}"
+    return f"doctor: {', '.join(words) or 'nothing at first sight'}; see vgg-flax doctor {typed(data)}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
+
+from vgg_flax.files import typed
 
 KERAS = "in Python: import tensorflow as tf; tf.keras.models.load_model({0!r}).save('model.h5')"
 CHECKPOINT = "in the program that built the model: model.load_weights({0!r}); model.save('model.h5')"
@@ -38,6 +39,8 @@ NAMES = {
 FOLDERS = {
     "saved_model.pb": ("is a TensorFlow SavedModel, which holds a program", KERAS),
     "checkpoint": ("is a folder of TensorFlow checkpoints", CHECKPOINT),
+    "model.safetensors": ("is a model of ours", "vgg-flax convert inspect {2}/model.safetensors"),
+    "model/model.safetensors": ("is a run of ours", "vgg-flax convert inspect {2}/model/model.safetensors"),
 }
 PICKLE = ("is a bare pickle, which can run code when it is loaded", TORCH)
 
@@ -67,4 +70,4 @@ def frozen(path: Path) -> str:
 
 
 def _filled(text: str, path: Path, load: str = "load({0!r}, weights_only=False)") -> str:
-    return text.format(str(path), load.format(str(path)), shlex.quote(str(path)))
+    return text.format(str(path), load.format(str(path)), typed(path))

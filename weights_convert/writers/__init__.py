@@ -58,10 +58,13 @@ def write(bundle: Bundle, path: Path, name: str, *, weights: Weights = "float32"
     Raises:
       UserError: the file exists, can't be written, or the format can't hold this model.
     """
+    from vgg_flax.answers.bundle import ARRAYS, RECORD
     from weights_convert import store
 
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists. Give another name, or --overwrite.")
+    if path.name in (ARRAYS, RECORD) and all((path.parent / part).exists() for part in (ARRAYS, RECORD)):
+        raise UserError(f"{path} belongs to a trained model, and is not replaced. Give another name.")
     if weights != "float32" and name != "onnx":
         raise UserError(f"{path}: {name} keeps float32 weights. Expected .onnx with --half or --int8.")
     module = importlib.import_module(f"weights_convert.writers.{FORMATS[name][0]}")
