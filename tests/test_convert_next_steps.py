@@ -1,5 +1,6 @@
 """What a refusal tells people to type in their own framework works as it stands, and what it writes comes in."""
 
+import argparse
 import importlib.util
 
 import keras
@@ -84,6 +85,28 @@ def test_a_model_is_saved_from_behind_a_crop(build, crop):
     expected = whole.keras_probabilities(model, larger.astype("f4"))
     assert np.ptp(expected, axis=0).max() > 0.1
     np.testing.assert_allclose(answers("behind.keras"), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model, more: {"epoch": 3, "args": more, "state_dict": model.state_dict()},
+        lambda model, more: {"{weights}": model.state_dict(), "args": more},
+        lambda model, more: {"epoch": 3, "model": model},
+        lambda model, more: model,
+    ],
+    ids=("arguments first", "state first", "a module", "whole"),
+)
+def test_the_state_of_a_checkpoint_with_other_things_is_saved(wrap):
+    import test_convert_torch as torches
+    import torch
+
+    model = torches.built("three classes")
+    torch.save(wrap(model, argparse.Namespace(lr=0.1)), "m.pth")
+    type_what_is_said("m.pth", "where you trust it: ")
+    expected = torches.probabilities(model, PHOTOS)
+    np.testing.assert_allclose(answers("vgg.pth", "rgb-torch", "a,b,c"), expected, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:no signature found")  # torch's, of its older exporter

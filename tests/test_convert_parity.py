@@ -18,7 +18,7 @@ from test_convert_formats import batch_norms, torch_state, with_norms, write_tor
 from test_convert_onnx import vgg_graph
 
 from vgg_flax.errors import UserError
-from weights_convert import convert, parity, runtimes
+from weights_convert import convert, parity, runtimes, verify
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 BLOCKS = [f"block{i}" for i in range(1, 6)]
@@ -59,7 +59,9 @@ def test_whole_keras_model(tmp_path, suffix):
     keras.Sequential([keras.Input((64, 64, 3)), before, keras_backbone(SMALL16, 64), *head]).save(
         tmp_path / f"m.{suffix}"
     )
-    _, stages = parity.compare(tmp_path / f"m.{suffix}")
+    sizes = []
+    _, stages = parity.compare(tmp_path / f"m.{suffix}", lambda size: sizes.append(size) or verify.noise(size)[:2])
+    assert sizes == [64], "photos come in the size that the model was made for"
     assert names(stages) == [*BLOCKS, "fc1", "probabilities"] and all(stage.good for stage in stages), stages
     assert not names(stages, "preprocessing"), "a whole model's own preprocessing is not in its file"
 
@@ -70,7 +72,7 @@ def test_onnx_graph(tmp_path, producer):
         pytest.importorskip("torch")
     onnx.save(vgg_graph(SMALL16, scaled(), producer=producer, head=False), tmp_path / "m.onnx")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    runtime, stages = parity.compare(tmp_path / "m.onnx", images)
+    runtime, stages = parity.compare(tmp_path / "m.onnx", lambda size: images)
     assert runtime.startswith("onnxruntime") and names(stages) == BLOCKS
     assert all(stage.good for stage in stages), stages
 

@@ -171,7 +171,7 @@ def sample(
     """
     if set(data.classes) != set(classes):
         found, names = ", ".join(data.classes), ", ".join(classes)
-        raise UserError(f"--data {data.source} has the classes {found}, the model has {names}.")
+        raise UserError(f"--data {data.source} has the classes {found}, the model has {names}. Rename its folders.")
     shuffled = np.random.default_rng(0).permutation(len(data.labels))
     turns = (shuffled[data.labels[shuffled] == label].tolist() for label in range(len(classes)))
     order = (i for turn in itertools.zip_longest(*turns) for i in turn if i is not None)

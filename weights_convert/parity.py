@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from vgg_flax.errors import UserError
 from vgg_flax.network.params import Params
 from vgg_flax.network.preprocess import normalize
 from vgg_flax.network.spec import BackboneSpec, ModelSpec, Preprocessing, dense_layers
@@ -48,12 +48,13 @@ class Stage:
 
 
 def compare(
-    path: Path, images: np.ndarray | None = None, dialect: str = "auto", say: Say = lambda line: None
+    path: Path, photos: Callable[[int], np.ndarray] | None = None, dialect: str = "auto", say: Say = lambda line: None
 ) -> tuple[str, list[Stage]]:
     """(runtime, its stages in order).
 
     Args:
-      images: uint8 RGB [n, size, size, 3]; unset: noise of the size that the file's dense layers or its graph ask for.
+      photos: gives uint8 RGB [n, size, size, 3] of the size that the file's dense layers or its graph ask for; unset:
+        noise.
       dialect: as in `convert.plan`.
       say: called with the line that tells why this dialect.
 
@@ -68,9 +69,7 @@ def compare(
         say(plan.why)
         backbone, head = plan.read(), _head(source, plan)
         size = _size(source, plan, head)
-        images = noise(size)[:PICTURES] if images is None else images
-        if size != images.shape[1] and head:
-            raise UserError(f"{path} has dense layers for pictures of {size} pixels, not {images.shape[1]}.")
+        images = photos(size) if photos else noise(size)[:PICTURES]
         mean, std = plan.mean, plan.std
         inputs = np.asarray(normalize(images, Preprocessing(images.shape[1], mean, std)))
         theirs = inputs[..., ::-1] if plan.bgr else inputs

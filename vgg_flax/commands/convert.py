@@ -266,7 +266,8 @@ def verify_file(command: Verify) -> None:
     from weights_convert.tensor import regular_file
 
     if command.file is None:
-        runtime, stages = parity.compare(command.model, _photos(command.data), command.dialect, tables.line)
+        photos = (lambda size: _photos(command.data, size=size)) if command.data else None
+        runtime, stages = parity.compare(command.model, photos, command.dialect, tables.line)
         tables.stages(command.model, runtime, stages, parity.TOLERANCE)
         if not all(stage.good for stage in stages):
             raise SystemExit(1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 from vgg_flax.files import typed
+from weights_convert.readers.pickled_values import TorchTensor
+from weights_convert.tensor import printable
 
+LOAD = "load({0!r}, weights_only=False)"
 KERAS = "in Python: import tensorflow as tf; tf.keras.models.load_model({0!r}).save('model.h5')"
 CHECKPOINT = "in the program that built the model: model.load_weights({0!r}); model.save('model.h5')"
-TORCH = "in Python, where you trust it: import torch; torch.save(torch.{1}.state_dict(), 'vgg.pth')"
+TORCH = "in Python, where you trust it: import torch; torch.save(torch.{1}, 'vgg.pth')"
 FASTAI = (
     "in Python: import torch, fastai.vision.all as f; torch.save(f.load_learner({0!r}).model.state_dict(), 'vgg.pth')"
 )
@@ -58,10 +63,21 @@ def why_not(path: Path, start: bytes = b"") -> str | None:
     return f"{found[0][0]}, and is not read. Next, {_filled(found[0][1], path)}" if found else None
 
 
-def pickled(path: Path, named: str) -> str:
-    """What to type for a file of torch that holds more than tensors; `named` is what its pickle names."""
-    jit = "jit.load({0!r})" if named.startswith("__torch__") else "load({0!r}, weights_only=False)"
-    return f"Next, {_filled(FASTAI if named.startswith('fastai') else TORCH, path, jit)}"
+def pickled(path: Path, named: str, stack: list[Any]) -> str:
+    """What to type for a file of torch that holds more than tensors.
+
+    Args:
+      named: what its pickle names.
+      stack: what was read before: of a checkpoint a dict, and what will be its keys and values.
+    """
+    state = ".state_dict()"
+    if stack and isinstance(stack[0], dict):
+        pairs = [(key, value) for key, value in itertools.pairwise(stack) if isinstance(value, dict)]
+        found = [key for key, value in pairs if any(isinstance(one, TorchTensor) for one in value.values())]
+        holds = f"[{stack[-1]!r}]{state}" if stack[-1] in ("model", "net", "module") else "['state_dict']"
+        state = f"[{printable(found[0])!r}]" if found else holds
+    jit = "jit.load({0!r})" if named.startswith("__torch__") else LOAD
+    return f"Next, {_filled(FASTAI if named.startswith('fastai') else TORCH, path, jit, state)}"
 
 
 def frozen(path: Path) -> str:
@@ -69,5 +85,5 @@ def frozen(path: Path) -> str:
     return _filled(FROZEN, path)
 
 
-def _filled(text: str, path: Path, load: str = "load({0!r}, weights_only=False)") -> str:
-    return text.format(str(path), load.format(str(path)), typed(path))
+def _filled(text: str, path: Path, load: str = LOAD, state: str = ".state_dict()") -> str:
+    return text.format(str(path), load.format(str(path)) + state, typed(path))

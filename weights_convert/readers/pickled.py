@@ -82,7 +82,7 @@ class Machine:
         text = f"{module}.{name}"
         if text not in NAMES and not text.startswith(SCRIPTED):
             why = f"its pickle names {printable(text)}, which is never loaded"
-            refuse(self.path, f"{why}. {foreign.pickled(self.path, text)}")
+            refuse(self.path, f"{why}. {foreign.pickled(self.path, text, self.stack)}")
         self.stack.append(Name(text))
 
     def reduce(self) -> None:
