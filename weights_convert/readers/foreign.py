@@ -60,7 +60,7 @@ def why_not(path: Path, start: bytes = b"") -> str | None:
     found += [facts for magic, facts in BYTES.items() if magic in (start[: len(magic)], start[4:8])]
     found += [facts for name, facts in NAMES.items() if path.name.endswith(name) and not start.startswith(b"PK")]
     found += [PICKLE] if start[:1] == b"\x80" else []
-    return f"{found[0][0]}, and is not read. Next, {_filled(found[0][1], path)}" if found else None
+    return f"{found[0][0]}, and is not read. Next, {filled(found[0][1], path)}" if found else None
 
 
 def pickled(path: Path, named: str, stack: list[Any]) -> str:
@@ -77,13 +77,9 @@ def pickled(path: Path, named: str, stack: list[Any]) -> str:
         holds = f"[{stack[-1]!r}]{state}" if stack[-1] in ("model", "net", "module") else "['state_dict']"
         state = f"[{printable(found[0])!r}]" if found else holds
     jit = "jit.load({0!r})" if named.startswith("__torch__") else LOAD
-    return f"Next, {_filled(FASTAI if named.startswith('fastai') else TORCH, path, jit, state)}"
+    return f"Next, {filled(FASTAI if named.startswith('fastai') else TORCH, path, jit, state)}"
 
 
-def frozen(path: Path) -> str:
-    """What to type for a module of TorchScript that has no state."""
-    return _filled(FROZEN, path)
-
-
-def _filled(text: str, path: Path, load: str = LOAD, state: str = ".state_dict()") -> str:
+def filled(text: str, path: Path, load: str = LOAD, state: str = ".state_dict()") -> str:
+    """One of these texts, for this file."""
     return text.format(str(path), load.format(str(path)) + state, typed(path))

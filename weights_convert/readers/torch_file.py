@@ -110,7 +110,8 @@ def _tensors(path: Path, thing: Any) -> dict[str, TorchTensor]:
             seen.add(id(node))
             stack += [(f"{prefix}.{name}" if prefix else str(name), one) for name, one in node.items()][::-1]
     if not found:
-        refuse(path, f"holds no state_dict{foreign.frozen(path) if isinstance(thing, Scripted) else f'. {RESAVE}'}")
+        step = foreign.filled(foreign.FROZEN, path) if isinstance(thing, Scripted) else f". {RESAVE}"
+        refuse(path, f"holds no state_dict{step}")
     return found
 
 
