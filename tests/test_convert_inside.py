@@ -182,6 +182,29 @@ def test_operations_as_keras_2_writes_them(tmp_path, kind):
     assert done.recipe.name == ("rgb-raw" if kind != "reverse, gather and a constant first" else done.recipe.name)
 
 
+def test_the_first_layer_counts_where_a_sequential_lists_no_input(tmp_path):
+    """Keras 2.3 and older wrote none; a first layer that is taken for the input is one that is not computed."""
+    head = (layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax"))
+    first = layers.Rescaling(1 / 255)
+    built = shaken(keras.Sequential([keras.Input((64, 64, 3)), first, keras_backbone(SMALL16, 64), *head]), PHOTOS)
+    built.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        del config["config"]["layers"][0]
+        config["config"]["layers"][0]["config"]["batch_input_shape"] = [None, 64, 64, 3]
+        file.attrs["model_config"] = json.dumps(config)
+    done = assert_same_answers(tmp_path / "m.h5", tmp_path / "b", np.asarray(built(PHOTOS.astype("f4"))))
+    assert done.recipe.name == "rgb-raw" and done.recipe.preprocessing.image_size == 64
+
+
+def test_a_head_of_mixed_precision_is_the_same_head(tmp_path):
+    """Keras 3 writes its casts as layers."""
+    built = model(CHAINS["vgg16.preprocess_input"], head=(layers.GlobalAveragePooling2D(), layers.Dense(2)))
+    whole = keras.Model(built.inputs[0], layers.Softmax()(ops.cast(built.output, "float32")))
+    whole.save(tmp_path / "m.keras")
+    assert_same_answers(tmp_path / "m.keras", tmp_path / "b", np.asarray(whole(PHOTOS.astype("f4"))))
+
+
 NOT_OF_THE_FORM = {
     "a crop": (lambda x: layers.CenterCrop(64, 64)(x), "CenterCrop center_crop"),
     "one row less": (lambda x: layers.ZeroPadding2D(((1, 0), (0, 0)))(x[:, :63]), "GetItem get_item"),

@@ -57,8 +57,10 @@ class Layer:
 
     @property
     def idle(self) -> bool:
-        """It does nothing when the model is used, as augmentation."""
-        return self.kind in IDLE or (self.kind.startswith("Random") and self.kind != "RandomCrop")
+        """It does nothing when the model is used, as augmentation, or nothing but round, as mixed precision."""
+        to = (self.config | self.options).get("dtype")
+        cast = self.kind in ("Cast", "cast") and "float" in str(to)
+        return cast or self.kind in IDLE or (self.kind.startswith("Random") and self.kind != "RandomCrop")
 
     @property
     def title(self) -> str:
@@ -175,6 +177,9 @@ class _Walk:
             here = f"{place}{folder}_{counts[folder]}" if counts[folder] else f"{place}{folder}"
             counts[folder] += 1
             if config["class_name"] == "Sequential":
+                if last is None and kind not in MODELS | {"InputLayer"}:  # Keras before 2.4 writes none
+                    self.layers.append(Layer("InputLayer", "", {"batch_shape": settings.get("batch_input_shape")}))
+                    last = Ref(len(self.layers) - 1)
                 args, options = (last,) if last else (), {}
             else:
                 args, options = _call(entry.get("inbound_nodes", []), known)
