@@ -191,6 +191,20 @@ def test_what_is_no_average_of_torch_is_refused(tmp_path):
         imported(tmp_path / "m.onnx", "bgr-raw")
 
 
+def test_the_order_of_the_colours_as_tf2onnx_turns_it(tmp_path):
+    """A thousand million is its word for the end of an axis, and every picture is among what is sliced."""
+    model = attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"])
+    far = 10**9
+    numbers = {"start": [0, far], "end": [far, -far], "axes": [0, 3], "steps": [1, -1]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in numbers.items())
+    model.graph.node.insert(0, helper.make_node("Slice", ["input", *numbers], ["bgr"]))
+    model.graph.node[1].input[0] = "bgr"
+    onnx.save(model, tmp_path / "m.onnx")
+    photos = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    found = Predictor(imported(tmp_path / "m.onnx", "rgb-raw"), engine="xla").probabilities(photos)
+    np.testing.assert_allclose(found, probabilities(tmp_path / "m.onnx", photos), atol=1e-5)
+
+
 def test_arithmetic_before_the_first_convolution_is_kept(tmp_path):
     model = attach(vgg_graph(SMALL16, backbone(), head=False), HEADS["averages"])
     before = [
