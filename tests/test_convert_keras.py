@@ -53,6 +53,25 @@ def test_files_written_by_keras_itself(tmp_path, suffix):
     assert_same(load(path).backbone, expected_backbone(random_backbone(SMALL16)))
 
 
+class Network(keras.Model):
+    """A VGG with a head, as a class with `call`."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.top = keras_backbone(SMALL16, 64), keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.top(keras.ops.mean(self.backbone(inputs), (1, 2)))
+
+
+def test_weights_of_a_network_with_call(tmp_path):
+    """Their folders are called by its attributes."""
+    network = Network()
+    network(np.zeros((1, 64, 64, 3)))
+    network.save_weights(tmp_path / "w.weights.h5")
+    assert_same(load(tmp_path / "w.weights.h5").backbone, expected_backbone(random_backbone(SMALL16)))
+
+
 def whole_models():
     """Every way to put a VGG into a model of one's own."""
 

@@ -32,6 +32,7 @@ from weights_convert.tensor import (
 MAX_ATTRIBUTE_ITEMS = 10_000
 MAX_DEPTH = 24
 OPTIMISER = "optimiser state"
+LISTS = {"layers", "_layer_checkpoint_dependencies"}  # where a model keeps its layers, now and in Keras 2.12
 
 
 @contextlib.contextmanager
@@ -160,11 +161,12 @@ def _keras3_key(file: Any, full: str) -> str:
     """`layers/functional/layers/conv2d/vars/0` -> `vgg16/block1_conv1/0`, by the attribute `name`."""
     *parents, _, index = full.split("/")
     names = []
-    for depth in range(2, len(parents) + 1, 2):
-        folder = "/".join(parents[:depth])
-        variables = file[folder].get("vars")
+    for depth, folder in enumerate(parents, 1):
+        if folder in LISTS:
+            continue
+        variables = file["/".join(parents[:depth])].get("vars")
         name = _one_text(variables, "name") if isinstance(variables, h5py.Group) else None
-        names.append(name if name and len(name) < 1000 else parents[depth - 1])
+        names.append(name if name and len(name) < 1000 else folder)
     return "/".join([*names, index])
 
 
