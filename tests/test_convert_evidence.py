@@ -118,10 +118,10 @@ def test_convolutions_called_conv1_1_in_a_keras_file_are_vggfaces(tmp_path):
 FOREIGN = {
     "w.h5.gz": (gzip.compress(b"x" * 99), "is packed by gzip.*gunzip"),
     "w.mat": (b"MATLAB 5.0 MAT-file" + bytes(99), "MATLAB file.*exportONNXNetwork"),
-    "w.tflite": (b"\x1c\0\0\0TFL3" + bytes(99), r"TensorFlow Lite.*tf2onnx\.convert --tflite"),
+    "w.tflite": (b"\x1c\0\0\0TFL3" + bytes(99), r"TensorFlow Lite.*tf2onnx\.convert .*--tflite"),
     "w.pb": (b"\n\x0b" + bytes(99), "TensorFlow graph.*--graphdef"),
     "w.caffemodel": (b"\n\x0fVGG_ILSVRC_16_layers", "Caffe model"),
-    "vgg_16.ckpt.index": (bytes(99), r"TensorFlow checkpoint.*model\.load_weights"),
+    "vgg_16.ckpt.index": (bytes(99), r"TensorFlow checkpoint.*load_weights\('\S+ models/vgg_16\.ckpt'\)"),
     "export.pkl": (pickle.dumps({"a": 1}), "fastai's.*load_learner"),
     "model.pt": (pickle.dumps({"a": 1}), r"bare pickle.*weights_only=False\)\.state_dict"),
 }
@@ -142,7 +142,7 @@ def test_files_that_are_not_read_have_a_next_step(tmp_path, name):
 
 
 def test_folders_of_tensorflow_have_a_next_step(tmp_path):
-    for name, message in (("saved_model.pb", r"load_model\(.*save\('model\.h5'\)"), ("checkpoint", "load_weights")):
+    for name, message in (("saved_model.pb", "--saved-model"), ("checkpoint", "latest_checkpoint")):
         folder = tmp_path / name.split(".")[0]
         folder.mkdir()
         (folder / name).write_bytes(b"x")

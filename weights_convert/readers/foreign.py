@@ -11,8 +11,9 @@ from weights_convert.readers.pickled_values import TorchTensor
 from weights_convert.tensor import printable
 
 LOAD = "load({0!r}, weights_only=False)"
-KERAS = "in Python: import tensorflow as tf; tf.keras.models.load_model({0!r}).save('model.h5')"
-CHECKPOINT = "in the program that built the model: model.load_weights({0!r}); model.save('model.h5')"
+TF2ONNX = "in a new virtual environment: pip install tensorflow tf2onnx; python -m tf2onnx.convert --output m.onnx "
+CHECKPOINT = "in the program that built the model: model.load_weights({3!r}); model.save('model.h5')"
+LATEST = CHECKPOINT.replace("{3!r}", "tf.train.latest_checkpoint({0!r})")
 TORCH = "in Python, where you trust it: import torch; torch.save(torch.{1}, 'vgg.pth')"
 FASTAI = (
     "in Python: import torch, fastai.vision.all as f; torch.save(f.load_learner({0!r}).model.state_dict(), 'vgg.pth')"
@@ -25,25 +26,19 @@ FROZEN = (
 BYTES = {
     b"\x1f\x8b": ("is packed by gzip", "gunzip {2}"),
     b"MATLAB": ("is a MATLAB file", "in MATLAB, with the network as net: exportONNXNetwork(net, 'model.onnx')"),
-    b"TFL3": (
-        "is a TensorFlow Lite model",
-        "pip install tf2onnx; python -m tf2onnx.convert --tflite {2} --output m.onnx",
-    ),
+    b"TFL3": ("is a TensorFlow Lite model", TF2ONNX + "--tflite {2}"),
 }
 NAMES = {
     ".caffemodel": ("is a Caffe model", "pip install caffemodel2pytorch, whose README has the two lines for {0!r}"),
-    ".pb": (
-        "is a TensorFlow graph",
-        "python -m tf2onnx.convert --graphdef {2} --output m.onnx --inputs x:0 --outputs y:0",
-    ),
+    ".pb": ("is a TensorFlow graph", TF2ONNX + "--graphdef {2} --inputs x:0 --outputs y:0"),
     ".index": ("is a TensorFlow checkpoint", CHECKPOINT),
     ".meta": ("is a TensorFlow checkpoint", CHECKPOINT),
     ".data-00000-of-00001": ("is a TensorFlow checkpoint", CHECKPOINT),
     ".pkl": ("is a pickle such as fastai's, which can run code when it is loaded", FASTAI),
 }
 FOLDERS = {
-    "saved_model.pb": ("is a TensorFlow SavedModel, which holds a program", KERAS),
-    "checkpoint": ("is a folder of TensorFlow checkpoints", CHECKPOINT),
+    "saved_model.pb": ("is a TensorFlow SavedModel, which holds a program", TF2ONNX + "--saved-model {2}"),
+    "checkpoint": ("is a folder of TensorFlow checkpoints", LATEST),
     "model.safetensors": ("is a model of ours", "vgg-flax convert inspect {2}/model.safetensors"),
     "model/model.safetensors": ("is a run of ours", "vgg-flax convert inspect {2}/model/model.safetensors"),
 }
@@ -82,4 +77,4 @@ def pickled(path: Path, named: str, stack: list[Any]) -> str:
 
 def filled(text: str, path: Path, load: str = LOAD, state: str = ".state_dict()") -> str:
     """One of these texts, for this file."""
-    return text.format(str(path), load.format(str(path)) + state, typed(path))
+    return text.format(str(path), load.format(str(path)) + state, typed(path), str(path.with_suffix("")))
