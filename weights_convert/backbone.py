@@ -15,7 +15,7 @@ from weights_convert import variables
 from weights_convert.keras_config import CONVS, Graph, Layer
 from weights_convert.mapping import Move
 from weights_convert.rules import DEPTHS, conv_names
-from weights_convert.tensor import TRAIN, Source, Tensor, refuse
+from weights_convert.tensor import TRAIN, Source, Tensor, read_float32, refuse
 
 FIRST = "backbone/block1_conv1/kernel"
 OTHER = f"is no layer of a VGG backbone: 3x3 'same' convolutions, each with its ReLU, and 2x2 max-pools. {TRAIN}"
@@ -138,26 +138,31 @@ def is_relu(layer: Layer) -> bool:
 
 
 def moves(source: Source, found: Backbone, bgr: bool) -> dict[str, Move]:
-    """{parameter's path: its move}, in order; zeros or ones for a part that a layer lacks."""
+    """{parameter's path: its move}, in order; zeros for a bias that a convolution lacks."""
     result: dict[str, Move] = {}
     for name, (conv, norm) in zip(conv_names(found.blocks), found.convs, strict=True):
         kernel = variables.find(source, conv, "kernel")
         assert kernel is not None
-        width = kernel.shape[-1:]
-        bias = variables.find(source, conv, "bias") or constant(f"{conv.name}, without a bias", width, 0)
-        parts: tuple[Tensor, ...] = ()
-        if norm:
-            found_parts = ((part, variables.find(source, norm, part)) for part in variables.NORM)
-            parts = tuple(
-                one or constant(f"{norm.name}, no {part}", width, part == "gamma") for part, one in found_parts
-            )
-        epsilon = variables.epsilon(source, norm) if norm else 0.0
+        bias = variables.find(source, conv, "bias") or _zeros(conv, kernel.shape[-1:])
+        parts = [variables.find(source, norm, part) for part in variables.NORM] if norm else []
         for part, tensor in (("kernel", kernel), ("bias", bias)):
             target = f"backbone/{name}/{part}"
-            result[target] = Move(source.path, target, tensor, bgr and target == FIRST, parts, epsilon)
+            tensor = _normed(source, tensor, norm) if norm else tensor
+            result[target] = Move(source.path, target, tensor, bgr and target == FIRST, tuple(filter(None, parts)))
     return result
 
 
-def constant(name: str, shape: tuple[int, ...], value: float) -> Tensor:
-    """A parameter that the file has no tensor for."""
-    return Tensor(f"({name})", name, shape, "float32", lambda: np.full(shape, value, np.float32))
+def _normed(source: Source, tensor: Tensor, norm: Layer) -> Tensor:
+    """The kernel or bias of a convolution and the batch norm behind it, as one; in double precision."""
+
+    def load() -> np.ndarray:
+        array, (scale, shift) = read_float32(source.path, tensor), variables.norm(source, norm)
+        return array * scale if array.ndim == 4 else array * scale + shift
+
+    return dataclasses.replace(tensor, dtype="float64", load=load)
+
+
+def _zeros(conv: Layer, shape: tuple[int, ...]) -> Tensor:
+    """A bias that the file has no tensor for."""
+    name = f"({conv.name}, without a bias)"
+    return Tensor(name, name, shape, "float32", lambda: np.zeros(shape, np.float32))

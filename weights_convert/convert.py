@@ -118,7 +118,7 @@ def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto"
 
 def _weigh(plan: Plan, *, told: bool) -> Plan:
     """The same with what the values of the first convolution say."""
-    first = dataclasses.replace(plan.moves[FIRST], flip=False, norm=())
+    first = dataclasses.replace(plan.moves[FIRST], flip=False)
     bias = plan.moves[FIRST.replace("kernel", "bias")]
     known = None if bias.norm or told else evidence.origin(first.read(), bias.read())
     if known:

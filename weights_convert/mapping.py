@@ -1,4 +1,4 @@
-"""One stored tensor on its way to one parameter: its colours, a batch norm folded in, its shape.
+"""One stored tensor on its way to one parameter: its colours, its shape.
 
 Our layout is HWIO for convolutions and [in, out] for dense layers.
 """
@@ -52,8 +52,7 @@ class Move:
       target: path of the parameter, `backbone/block1_conv1/kernel`.
       tensor: in our layout.
       flip: reverse the input channels, BGR -> RGB.
-      norm: (gamma, beta, mean, variance) of the batch norm that is folded into this convolution, or none.
-      epsilon: of a batch norm, added to its variance.
+      norm: what there is of a batch norm that is folded into it.
     """
 
     path: Path
@@ -61,7 +60,6 @@ class Move:
     tensor: Tensor
     flip: bool = False
     norm: tuple[Tensor, ...] = ()
-    epsilon: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,18 +72,7 @@ class Move:
         if array.ndim == 4 and not array.any():
             why = "is all zeros, as data that was never written. Expected weights."
             refuse(self.path, f"tensor {self.tensor.name} {why}")
-        if self.norm:
-            array = self._fold(array)
         return np.ascontiguousarray(array[:, :, ::-1] if self.flip else array)
-
-    def _fold(self, array: np.ndarray) -> np.ndarray:
-        """gamma * (conv + b - mean) / sqrt(var + eps) + beta, as one kernel and one bias; in double precision."""
-        gamma, beta, mean, variance = (read_float32(self.path, part).astype(np.float64) for part in self.norm)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scale = gamma / np.sqrt(variance + self.epsilon)
-        if not np.isfinite(scale).all():
-            refuse(self.path, f"tensor {self.norm[-1].name} is negative. Expected variances.")
-        return (array * scale if array.ndim == 4 else (array - mean) * scale + beta).astype(np.float32)
 
 
 def check_shapes(source: Source, moves: dict[str, Move], model: str, spec: BackboneSpec | None) -> None:

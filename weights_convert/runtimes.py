@@ -231,8 +231,9 @@ def torch_state(path: Path, plan: Plan, inputs: np.ndarray) -> tuple[str, dict[s
                 kernel, bias = (plan.moves[f"backbone/block{i}_conv{j}/{part}"] for part in ("kernel", "bias"))
                 x = functional.conv2d(x, state[kernel.tensor.name], state.get(bias.tensor.name), padding=1)
                 if kernel.norm:
-                    gamma, beta, mean, variance = (state.get(part.name) for part in kernel.norm)
-                    x = functional.batch_norm(x, mean, variance, gamma, beta)
+                    norm = {part.key.rpartition("/")[2]: state[part.name] for part in kernel.norm}
+                    mean, variance = norm["moving_mean"], norm["moving_variance"]
+                    x = functional.batch_norm(x, mean, variance, norm.get("gamma"), norm.get("beta"))
                 x = functional.relu(x)
             x = functional.max_pool2d(x, 2)
             found[f"block{i}"] = x.numpy().transpose(0, 2, 3, 1)

@@ -63,9 +63,9 @@ def read(source: Source, layer: Layer, part: str) -> np.ndarray | None:
 
 def norm(source: Source, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """(factor, summand) of a batch norm, float64 [n]."""
-    variance, mean = read(source, layer, "moving_variance"), read(source, layer, "moving_mean")
+    arrays = (read(source, layer, part) for part in NORM)
+    gamma, beta, mean, variance = (None if one is None else one.astype(np.float64) for one in arrays)
     assert variance is not None and mean is not None
-    gamma, beta = read(source, layer, "gamma"), read(source, layer, "beta")
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + epsilon(source, layer))
     if not np.isfinite(scale).all():
