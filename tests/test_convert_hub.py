@@ -14,7 +14,7 @@ from vgg_flax.answers import bundle
 from vgg_flax.commands.convert import main
 from vgg_flax.errors import UserError
 from vgg_flax.network import params
-from weights_convert import verify, writers
+from weights_convert import store, verify, writers
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
 REPOSITORY = Path(__file__).parents[1]
@@ -144,3 +144,20 @@ def test_no_export_names_a_folder_of_the_user_s(tmp_path, suffix):
 ])  # fmt: skip
 def test_of_a_path_the_last_part_goes_out(value, left):
     assert writers.published(dataclasses.replace(make(), training=value)).training == left
+
+
+def test_a_signal_between_the_two_renames_leaves_the_earlier_folder(tmp_path, monkeypatch):
+    folder, rename = tmp_path / "w", Path.rename
+    folder.mkdir()
+    (folder / "model.json").write_text("the earlier one")
+
+    def interrupted(path, target):
+        if path.parent.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), store.whole_folder(folder, lambda names: True, overwrite=True) as new:
+        (new / "model.json").write_text("another")
+    assert [path.read_text() for path in folder.iterdir()] == ["the earlier one"]
+    assert list(tmp_path.iterdir()) == [folder]

@@ -46,8 +46,7 @@ def cache(tmp_path, monkeypatch):
 def known(official, monkeypatch):
     """The stand-in's MD5 in place of the official one."""
     md5 = hashlib.md5(official.read_bytes()).hexdigest()
-    entry = imagenet.Known(((NAME, md5),), imagenet.KNOWN["vgg16"].mirror)
-    monkeypatch.setitem(imagenet.KNOWN, "vgg16", entry)
+    monkeypatch.setitem(imagenet.FILES, "vgg16", ((NAME, md5),))
     return md5
 
 
@@ -253,7 +252,8 @@ def test_only_full_size_networks_have_imagenet_weights(cache):
 
 def _load_in_child(url, md5, results):
     imagenet.OFFICIAL, imagenet.WIDTHS = url, tuple(block[0] for block in SMALL16.blocks)
-    imagenet.KNOWN["vgg16"] = imagenet.Known(((NAME, md5),))
+    imagenet.FILES["vgg16"] = ((NAME, md5),)
+    imagenet.MIRRORS.clear()
     results.put(float(load().backbone["block1_conv1"]["bias"][0]))
 
 

@@ -52,11 +52,6 @@ class Plan:
     source: Source
 
     @property
-    def table(self) -> Dialect:
-        """The rule table that fits."""
-        return DIALECTS[self.dialect]
-
-    @property
     def bgr(self) -> bool:
         """The first kernel in the file expects BGR."""
         return self.moves[FIRST].flip

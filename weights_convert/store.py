@@ -63,10 +63,15 @@ def whole_folder(folder: Path, ours: Callable[[set[str]], bool], *, overwrite: b
             new = temporary / "new" / folder.name
             new.mkdir(parents=True)
             yield new
-            if folder.exists():
-                _check_replaceable(folder, ours)
-                folder.rename(temporary / "old")
-            new.rename(folder)
+            old = temporary / "old"
+            try:
+                if folder.exists():
+                    _check_replaceable(folder, ours)
+                    folder.rename(old)
+                new.rename(folder)
+            finally:
+                if old.exists() and not folder.exists():  # a signal came between the two
+                    old.rename(folder)
             sync_folder(folder.parent)
     except OSError as error:
         raise UserError(f"{folder} can't be written: {error.strerror or error}.") from None

@@ -12,6 +12,7 @@ from vgg_flax.console import show_line, show_table
 from vgg_flax.files import printable
 from weights_convert.convert import HEAD, Plan
 from weights_convert.recipes import MEANINGS
+from weights_convert.rules import DIALECTS
 
 if TYPE_CHECKING:  # these import JAX, which `inspect` and most imports do without
     from weights_convert.guess import Score
@@ -36,9 +37,9 @@ def plan(found: Plan, whole: bool = False) -> None:
     values = sum(move.tensor.nbytes // 4 for move in found.moves.values())
     mean = ", ".join(f"{v:g}" for v in found.mean)
     std = ", ".join(f"{v:g}" for v in found.std)
-    line(f"{found.why}.")
-    line(f"{found.table.title}. {len(found.moves)} tensors, {values:,} values; {left} left out.")
-    line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
+    show_line(f"{found.why}.")
+    show_line(f"{DIALECTS[found.dialect].title}. {len(found.moves)} tensors, {values:,} values; {left} left out.")
+    show_line(f"Preprocessing: (rgb - ({mean})) / ({std}).")
 
 
 def scores(found: list[Score]) -> None:
@@ -57,10 +58,10 @@ def scores(found: list[Score]) -> None:
         table.add_row(score.recipe.name, meaning, *figures, style=style)
     show_table(table)
     if found[0].agreement is not None:
-        line("optimiser: rank correlation of the features' strengths with those in training, from its state.")
+        show_line("optimiser: rank correlation of the features' strengths with those in training, from its state.")
     if tied := [score.recipe.name for score in found[1:] if score.tied]:
         names = ", ".join(tied)
-        line(f"warning: these fit as well, within chance: {names}. If you know the right one: --preprocess.")
+        show_line(f"warning: these fit as well, within chance: {names}. If you know the right one: --preprocess.")
 
 
 def verdict(found: Verdict) -> None:
@@ -71,9 +72,9 @@ def verdict(found: Verdict) -> None:
         else "values"
     )
     good = "agrees with" if found.good else "DIFFERS from"
-    line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {found.limit:.0e}).")
+    show_line(f"{found.runtime} {good} our model: {what} at most {found.largest:.1e} apart (limit {found.limit:.0e}).")
     if found.rounding:
-        line(found.rounding)
+        show_line(found.rounding)
 
 
 def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
@@ -88,14 +89,9 @@ def stages(file: Path, runtime: str, found: list[Stage], limit: float) -> None:
     for kind in ("modelling", "preprocessing"):
         parts = [stage.difference for stage in found if stage.kind == kind]
         if parts:
-            line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {limit:.0e}).")
+            show_line(f"{kind} difference: at most {max(parts):.1e} of a stage's largest value (limit {limit:.0e}).")
         else:
-            line(f"{kind} difference: not compared, a whole model's file does not say how pictures were prepared.")
-
-
-def line(text: str) -> None:
-    """Print one line."""
-    show_line(text)
+            show_line(f"{kind} difference: not compared, a whole model's file does not say how pictures were prepared.")
 
 
 def _text(text: str) -> Text:

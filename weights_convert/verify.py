@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -101,12 +101,10 @@ def _stored_weights(path: Path) -> Weights:
     import onnx
 
     facts = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
-    stored = facts.get("weights", '"float32"').strip('"')
-    known: tuple[Weights, ...] = ("float32", "float16", "int8")
-    for weights in known:
-        if stored == weights:
-            return weights
-    raise UserError(f"{path} stores its weights as {printable(stored)}. Expected one of {', '.join(known)}.")
+    stored: Any = facts.get("weights", '"float32"').strip('"')
+    if stored not in get_args(Weights):
+        raise UserError(f"{path} stores its weights as {printable(stored)}. Expected {', '.join(get_args(Weights))}.")
+    return stored
 
 
 def noise(size: int) -> np.ndarray:

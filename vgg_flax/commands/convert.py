@@ -181,6 +181,7 @@ def inspect_file(command: Inspect) -> None:
 
 def import_file(command: Import) -> None:
     """Convert and print the mapping."""
+    from vgg_flax.console import show_line
     from vgg_flax.settings import check_value
     from weights_convert import convert, mapping, readers, store, tables
     from weights_convert.import_model import preparation
@@ -205,9 +206,9 @@ def import_file(command: Import) -> None:
         store.save(found, command.folder, f"{command.file.name} ({found.format})", overwrite=command.overwrite)
     tables.plan(found)
     how = f"vgg-flax train --model {found.model} --weights {typed(command.folder)}"
-    tables.line(f"{command.folder} written. Train with it: {how}")
+    show_line(f"{command.folder} written. Train with it: {how}")
     if found.dense:
-        tables.line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
+        show_line("Its head was left out. --classes a,b,... or --data FOLDER imports the model whole.")
 
 
 def _behind(backbone: str, head: Source, model: str) -> Source:
@@ -224,6 +225,7 @@ def _behind(backbone: str, head: Source, model: str) -> Source:
 
 
 def _import_model(command: Import, source: Source, found: Plan) -> None:
+    from vgg_flax.console import show_line
     from weights_convert import import_model, tables
 
     said = {key: getattr(command.reading, key) for key in ("image_size", "logit", "head_activations")}
@@ -234,17 +236,18 @@ def _import_model(command: Import, source: Source, found: Plan) -> None:
     tables.plan(whole.plan, whole=True)
     head = whole.head.spec
     layers = f"{head.pools[0]} of block 5, {len(head.hidden) + 1} dense layers"
-    tables.line(f"Head: {layers}. Recipe: {whole.recipe.name}, {whole.chosen}.")
+    show_line(f"Head: {layers}. Recipe: {whole.recipe.name}, {whole.chosen}.")
     for note in whole.notes:
-        tables.line(note)
+        show_line(note)
     how = f"vgg-flax webcam --model {typed(command.folder)}"
-    tables.line(f"{command.folder} written. Look through it: {how}")
+    show_line(f"{command.folder} written. Look through it: {how}")
 
 
 def export_file(command: Export) -> None:
     """Write, then check."""
     from vgg_flax.answers import bundle
-    from weights_convert import tables, writers
+    from vgg_flax.console import show_line
+    from weights_convert import writers
 
     name = writers.format_of(command.file, command.format)
     if command.half and command.int8:
@@ -254,7 +257,7 @@ def export_file(command: Export) -> None:
     writers.write(model, command.file, name, weights=weights, overwrite=command.overwrite)
     files = command.file.iterdir() if command.file.is_dir() else [command.file]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
-    tables.line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
+    show_line(f"{command.file} written: {writers.FORMATS[name][1]}, {megabytes:.1f} MB.")
     if not command.no_verify:
         _verify(command.file, model, name)
 
@@ -262,12 +265,13 @@ def export_file(command: Export) -> None:
 def verify_file(command: Verify) -> None:
     """Check a file."""
     from vgg_flax.answers import bundle
+    from vgg_flax.console import show_line
     from weights_convert import parity, tables, writers
     from weights_convert.tensor import regular_file
 
     if command.file is None:
         photos = (lambda size: _photos(command.data, size=size)) if command.data else None
-        runtime, stages = parity.compare(command.model, photos, command.dialect, tables.line)
+        runtime, stages = parity.compare(command.model, photos, command.dialect, show_line)
         tables.stages(command.model, runtime, stages, parity.TOLERANCE)
         if not all(stage.good for stage in stages):
             raise SystemExit(1)

@@ -26,10 +26,8 @@ def build(bundle: Bundle) -> Any:
     layers: Any = keras.layers
     size = bundle.spec.image_size
     images = keras.Input((size, size, 3), name="images")
-    preprocessing = bundle.preprocessing
-    x = layers.Normalization(mean=preprocessing.mean, variance=np.square(preprocessing.std), name="preprocessing")(
-        images
-    )
+    mean, std = bundle.preprocessing.mean, bundle.preprocessing.std
+    x = layers.Normalization(mean=mean, variance=np.square(std), name="preprocessing")(images)
     x = _features(layers, bundle, keras_blocks(layers, x, bundle.spec.backbone.blocks))
     for name, out in dense_layers(bundle.spec.head)[:-1]:
         x = layers.Dense(out, activation="relu", name=name)(x)
