@@ -122,3 +122,10 @@ def test_a_frozen_module_becomes_onnx(monkeypatch):
     type_what_is_said("m.pt", "in Python: ")
     expected = torches.probabilities(model, PHOTOS)
     np.testing.assert_allclose(answers("vgg.onnx", "rgb-torch", "a,b,c"), expected, atol=1e-5)
+
+
+def test_a_checkpoint_of_tensorflow_is_known_by_what_its_files_have_in_common(tmp_path):
+    (tmp_path / "cp.ckpt.index").write_bytes(bytes(64))
+    said = r"cp\.ckpt\.index: is a TensorFlow checkpoint.*load_weights\('\S*cp\.ckpt'\)"
+    with pytest.raises(UserError, match=said), readers.open_source(tmp_path / "cp.ckpt"):
+        pass

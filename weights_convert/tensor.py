@@ -96,8 +96,7 @@ def refuse(path: Path | str, why: str) -> NoReturn:
 
 def printable(name: object) -> str:
     """Text from a file, safe to print: control characters escaped, at most 200 characters."""
-    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
-    text = files.printable(text)
+    text = files.printable(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name))
     return text if len(text) <= 200 else text[:197] + "..."
 
 

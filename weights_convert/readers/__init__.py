@@ -22,6 +22,8 @@ def open_source(path: str | Path) -> Iterator[Source]:
       WeightFileError: no known format, damaged, or not safe to read.
     """
     path = Path(path)
+    if not path.exists() and (index := path.with_name(f"{path.name}.index")).exists():
+        path = index  # a checkpoint of TensorFlow is called by what its files have in common
     if path.is_dir() and (why := foreign.why_not(path)):
         refuse(path, why)
     path = regular_file(path / "model.json" if (path / "model.json").is_file() else path)

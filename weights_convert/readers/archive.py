@@ -49,15 +49,7 @@ class Archive:
             with self.archive.open(name) as file:
                 file.seek(start)
                 data = file.read(count)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-            EOFError,
-            ValueError,
-        ) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
             refuse(self.path, f"{printable(name)} can't be unpacked ({printable(error)[:80]}). Is the file damaged?")
         if len(data) != count:
             refuse(self.path, f"{printable(name)} has {len(data):,} bytes where {count:,} were declared.")

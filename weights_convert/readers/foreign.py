@@ -28,12 +28,10 @@ BYTES = {
     b"MATLAB": ("is a MATLAB file", "in MATLAB, with the network as net: exportONNXNetwork(net, 'model.onnx')"),
     b"TFL3": ("is a TensorFlow Lite model", TF2ONNX + "--tflite {2}"),
 }
-NAMES = {
+NAMES: dict[str | tuple[str, ...], tuple[str, str]] = {
     ".caffemodel": ("is a Caffe model", "pip install caffemodel2pytorch, whose README has the two lines for {0!r}"),
     ".pb": ("is a TensorFlow graph", TF2ONNX + "--graphdef {2} --inputs x:0 --outputs y:0"),
-    ".index": ("is a TensorFlow checkpoint", CHECKPOINT),
-    ".meta": ("is a TensorFlow checkpoint", CHECKPOINT),
-    ".data-00000-of-00001": ("is a TensorFlow checkpoint", CHECKPOINT),
+    (".index", ".meta", ".data-00000-of-00001"): ("is a TensorFlow checkpoint", CHECKPOINT),
     ".pkl": ("is a pickle such as fastai's, which can run code when it is loaded", FASTAI),
 }
 FOLDERS = {
