@@ -225,7 +225,7 @@ def _behind(backbone: str, head: Source, model: str) -> Source:
 
 
 def _import_model(command: Import, source: Source, found: Plan) -> None:
-    from vgg_flax.console import show_line
+    from vgg_flax.console import counted, show_line
     from weights_convert import import_model, tables
 
     said = {key: getattr(command.reading, key) for key in ("image_size", "logit", "head_activations")}
@@ -235,7 +235,7 @@ def _import_model(command: Import, source: Source, found: Plan) -> None:
     )
     tables.plan(whole.plan, whole=True)
     head = whole.head.spec
-    layers = f"{head.pools[0]} of block 5, {len(head.hidden) + 1} dense layers"
+    layers = f"{head.pools[0]} of block 5, {counted(len(head.hidden) + 1, 'dense layer')}"
     show_line(f"Head: {layers}. Recipe: {whole.recipe.name}, {whole.chosen}.")
     for note in whole.notes:
         show_line(note)

@@ -131,7 +131,8 @@ class Graph:
             makes = {makers[name] for name in entries if name in makers} - needed
             needed |= makes
             stack += makes
-        outputs = {name: (f"input_{i}", k) for i in needed for k, name in enumerate(self.nodes[i].output)}
+        called = {i: f"{printable(self.nodes[i].op_type)}_{i}" for i in needed}
+        outputs = {name: (called[i], k) for i in needed for k, name in enumerate(self.nodes[i].output)}
         found = []
         for i in sorted(needed):
             node = self.nodes[i]
@@ -145,7 +146,7 @@ class Graph:
                 if isinstance(sizes := args[-1], list) and len(sizes) == 4:
                     facts["size"] = sizes[1:3] if sizes[3] == 3 else sizes[2:]
                 args = args[:1]
-            found.append(keras_entry(node.op_type, f"input_{i}", facts, args))
+            found.append(keras_entry(node.op_type, called[i], facts, args))
         first = outputs.get(self.nodes[end].input[0], ("images", 0))
         return [*found, keras_entry("Identity", "pixels", {}, [keras_tensor(*first)])]
 
