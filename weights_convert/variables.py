@@ -51,7 +51,7 @@ def find(source: Source, layer: Layer, part: str) -> Tensor | None:
         found = [t for t in source.tensors if pattern.fullmatch(t.key)]
     if len(found) != 1:
         what = f"{len(found)} tensors called {names[0]} for layer {printable(layer.name)}"
-        refuse(source.path, f"holds {what}. Expected one.")
+        refuse(source.path, f"holds {what}, not one. Next, where the model was built: model.save('model.keras')")
     return found[0]
 
 
