@@ -1,5 +1,6 @@
 """A whole model that prepares pictures itself needs no recipe from anybody, and says what its framework says."""
 
+import contextlib
 import json
 import types
 from pathlib import Path
@@ -13,7 +14,7 @@ from test_convert_import_model import shaken
 
 from vgg_flax.answers.predictor import Predictor
 from vgg_flax.errors import UserError
-from weights_convert import convert, guess, import_model, readers
+from weights_convert import convert, guess, import_model, keras_config, readers
 from weights_convert.recipes import recipe
 
 pytestmark = pytest.mark.filterwarnings(*KERAS_NOISE)
@@ -285,3 +286,16 @@ def test_a_declared_size_is_not_overridden_without_a_word(tmp_path):
     done = imported(tmp_path / "m.keras", tmp_path / "b", image_size=96)
     assert done.notes == ("warning: the file declares pictures of 64 pixels, --image-size 96.",)
     assert not imported(tmp_path / "m.keras", tmp_path / "c", image_size=64).notes
+
+
+@pytest.mark.parametrize(("kwargs", "fits"), [({}, True), (None, True), ("training", False), (3, False)])
+def test_the_options_of_a_call_are_a_dict_or_nothing(kwargs, fits):
+    read = [{"class_name": "__keras_tensor__", "config": {"keras_history": ["images", 0, 0]}}]
+    calls = [{"args": read, "kwargs": kwargs}]
+    entries = [
+        {"class_name": "InputLayer", "config": {"name": "images"}, "inbound_nodes": []},
+        {"class_name": "Dense", "config": {"name": "labels"}, "inbound_nodes": calls},
+    ]
+    config = {"class_name": "Functional", "config": {"layers": entries, "output_layers": [["labels", 0, 0]]}}
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match="an architecture that is not Keras's"):
+        assert [layer.options for layer in keras_config.read(Path("m.h5"), config).layers] == [{}, {}]

@@ -205,10 +205,10 @@ def _call(nodes: Any, known: dict[str, Ref]) -> tuple[tuple[Any, ...], dict[str,
         return (), {}
     node = nodes[0]
     if isinstance(node, dict):  # Keras 3
-        return tuple(_value(node["args"], known)), _value(node["kwargs"], known)
+        return tuple(_value(node["args"], known)), dict(_value(node["kwargs"], known) or {})
     calls = [node] if isinstance(node[0], str) else node
     options = next((call[3] for call in calls if len(call) > 3), {})
-    return tuple(_value(call[:3], known) for call in calls), _value(options, known)
+    return tuple(_value(call[:3], known) for call in calls), dict(_value(options, known) or {})
 
 
 def _value(node: Any, known: dict[str, Ref]) -> Any:
