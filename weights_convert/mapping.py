@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from weights_convert.rules import DEPTHS, WIDTHS, conv_names
-from weights_convert.tensor import Source, Tensor, read_float32, refuse
+from weights_convert.tensor import TRAIN, Source, Tensor, read_float32, refuse
 
 if TYPE_CHECKING:
     from vgg_flax.network.spec import BackboneSpec
@@ -92,7 +92,7 @@ def check_shapes(source: Source, moves: dict[str, Move], model: str, spec: Backb
             if move.shape != shape:
                 stored_as = f"{move.shape} as {'[height, width, in, out]' if len(shape) == 4 else '[out]'}"
                 wanted = f"{move.target} of {model.upper()} is {shape}"
-                refuse(source.path, f"tensor {move.tensor.name} has shape {stored_as}; {wanted}.")
+                refuse(source.path, f"tensor {move.tensor.name} has shape {stored_as}; {wanted}. {TRAIN}")
         channels = width
 
 
