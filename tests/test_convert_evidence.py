@@ -1,5 +1,6 @@
 """Whose weights they are, under whatever names, and what the person is told to do with files that are not read."""
 
+import dataclasses
 import gzip
 import pickle
 
@@ -90,6 +91,16 @@ def test_a_top_of_nan_is_left_out_with_a_line(tmp_path, capsys, monkeypatch):
     main(["import", str(write_torch_zip(tmp_path / "w.pth", state)), str(tmp_path / "w")])
     out = capsys.readouterr().out
     assert out.count("left out: NaN, as torchvision's FEATURES have it") == 6 and "of Caffe's VGG16, in RGB" in out
+
+
+def test_a_large_vector_beside_the_convolutions_is_not_read(tmp_path):
+    state = torch_state(WIDE, random_backbone(WIDE)) | {"table.weight": np.full(4097, np.nan, "f4")}
+    with readers.open_source(write_torch_zip(tmp_path / "w.pth", state)) as source:
+        tensors = tuple(
+            dataclasses.replace(one, load=pytest.fail) if one.name == "table.weight" else one for one in source.tensors
+        )
+        plan = convert.plan(dataclasses.replace(source, tensors=tensors), WIDE)
+    assert plan.left_out == (("table.weight", "a head of its own"),)
 
 
 def test_the_person_decides_statistics_of_any_source(tmp_path, capsys, monkeypatch):

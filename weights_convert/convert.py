@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from weights_convert.recipes import Recipe
 
 HEAD, NAN = "a head of its own", "NaN, as torchvision's FEATURES have it"
+WIDEST = 4096  # of the biases that are looked at: those of fc1 and fc2
 Statistics = tuple[float, float, float]
 
 
@@ -86,7 +87,7 @@ class Plan:
 
 
 def plan(source: Source, spec: BackboneSpec | None = None, dialect: str = "auto") -> Plan:
-    """Find what every tensor is, without reading one.
+    """Find what every tensor is; values are read of the first convolution and of a head's biases alone.
 
     Args:
       spec: the backbone that is expected; without it any full-size VGG16 or VGG19 is accepted.
@@ -156,6 +157,7 @@ def _statistics(source: Source, table: Dialect) -> tuple[Statistics, Statistics]
 def _rest(source: Source, moves: dict[str, Move]) -> tuple[tuple[str, str], ...]:
     used = {part.name for move in moves.values() for part in (move.tensor, *move.norm)}
     spare = [tensor for tensor in source.tensors if tensor.name not in used]
-    biases = (one for one in spare if len(one.shape) == 1 and one.dtype in ("float32", "float64") and one.shape[0])
+    small = (one for one in spare if len(one.shape) == 1 and 0 < one.shape[0] <= WIDEST)
+    biases = (one for one in small if one.dtype in ("float32", "float64"))
     reason = NAN if any(np.isnan(bias.load()).all() for bias in biases) else HEAD
     return (*((tensor.name, reason) for tensor in spare), *source.left_out)

@@ -27,7 +27,7 @@ from weights_convert.tensor import Source, printable, read_float32, refuse
 SYMBOLS = (5, 7, 11, 3)  # pictures, height, width, colours: sizes that tell the axes apart
 CONSTANT = {"Rescaling", "Normalization", "BatchNormalization", "Affine"}  # x * factor + summand
 EPSILON = 1e-7  # Keras's least standard deviation in Normalization
-LARGE = 10**9  # what tf2onnx writes for the end of an axis; torch writes more
+LARGE, FAR = 10**9, 10**9  # pixels; the end of an axis, as tf2onnx writes it, and torch more
 MAX_CONSTANTS, MAX_STEPS, FLOAT32 = 4096, 200, 3.4e38
 BEHIND = "To leave it out, save the model from behind it"
 
@@ -230,7 +230,7 @@ def _index(x: np.ndarray, spec: Any) -> np.ndarray:
     whole = (slice(None),) * (x.ndim - len(spec) + (... in spec))
     for axis, one in enumerate((*spec[:left], *whole, *spec[left + 1 :])):
         all_of_it = isinstance(one, slice) and (one.start or 0, one.step or 1) == (0, 1)
-        if x.shape[axis] in SYMBOLS[:3] and not (all_of_it and (one.stop is None or one.stop >= LARGE)):
+        if x.shape[axis] in SYMBOLS[:3] and not (all_of_it and (one.stop is None or one.stop >= FAR)):
             raise ValueError
     return x[spec]
 
@@ -242,7 +242,7 @@ def _slice(x: np.ndarray, rest: list[Any], facts: dict[str, Any]) -> np.ndarray:
     steps = rest[3] if len(rest) > 3 else [1] * len(starts)
     spec = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        start, end = (None if abs(edge) >= LARGE else edge for edge in (start, end))
+        start, end = (None if abs(edge) >= FAR else edge for edge in (start, end))
         spec[axis] = slice(start, end, step)
     return _index(x, spec)
 

@@ -48,7 +48,7 @@ Run = Annotated[Path, tyro.conf.Positional, cli.Alias(metavar="RUN")]
 class Inspect:
     """Show what a weight file holds and how it would be imported.
 
-    No tensor is read.
+    Of its values only a few are read.
     """
 
     file: File
@@ -187,16 +187,17 @@ def import_file(command: Import) -> None:
     from weights_convert.import_model import preparation
     from weights_convert.rules import TOP_LAYERS
 
-    size = command.reading.image_size
-    check_value("image-size", size, size is None or 32 <= size <= 1024, "32 to 1024 (pixels)")
+    said = command.reading
+    check_value(
+        "image-size", said.image_size, said.image_size is None or 32 <= said.image_size <= 1024, "32 to 1024 (pixels)"
+    )
     with readers.open_source(command.file) as source:
-        source = readers.described(source, command.reading.architecture)
-        if command.reading.backbone:
-            source = _behind(command.reading.backbone, source, command.model)
-        found = convert.plan(source, dialect=command.reading.dialect)
+        source = readers.described(source, said.architecture)
+        if said.backbone:
+            source = _behind(said.backbone, source, command.model)
+        found = convert.plan(source, dialect=said.dialect)
         if command.model not in ("auto", found.model):
             mapping.wrong_model(command.file, found.model, command.model)
-        said = command.reading
         whole = (command.data, command.classes, said.backbone, said.image_size, said.logit, said.head_activations)
         if any(whole) or (command.preprocess and found.dense not in ((), TOP_LAYERS)):
             return _import_model(command, source, found)
