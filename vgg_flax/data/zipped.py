@@ -17,7 +17,7 @@ MOST_BYTES = 128 * 2**20  # of one picture
 MOST_RATIO = 200  # of unpacked to packed bytes; pictures hardly shrink
 SMALL = 2**20  # bytes of a file whose ratio does not matter
 UTF8, ENCRYPTED = 0x800, 0x1
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 def list_zip(path: Path) -> Listing:
